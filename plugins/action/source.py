@@ -1,0 +1,48 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check every declared application and find its source, on the control node alone."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.asgi.stack.plugins.module_utils import _model, _source
+from ansible_collections.asgi.stack.plugins.plugin_utils import _control
+
+
+class ActionModule(ActionBase):
+    """Documented in plugins/modules/source.py."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        arguments = self._task.args
+        apps = _model.with_domains(arguments.get("apps"), str(variables.get("inventory_hostname", "")))
+        problems = _model.validate(apps, _control.application_spec())
+        sources: dict[str, t.Any] = {}
+        if not problems:
+            base = Path(arguments.get("base") or ".")
+            for index, app in enumerate(apps):
+                if app.get("state") == "absent":
+                    continue
+                try:
+                    sources[app["name"]] = _source.resolve(app["source"], base, _control.cache())
+                except _source.SourceError as error:
+                    problems.append(f"asgi_apps[{index}] ({app['name']}): {error}")
+        if problems:
+            word = "mistake" if len(problems) == 1 else "mistakes"
+            raise AnsibleActionFail(
+                "\n".join([f"{len(problems)} {word} in asgi_apps, nothing was changed:", *problems]),
+                result={"problems": problems},
+            )
+        result.update(changed=False, sources=sources)
+        return result

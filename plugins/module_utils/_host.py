@@ -1,0 +1,114 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host is: distribution, packages, Nginx build, interpreter, IPv6. Parsing here, reading in host_info."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import sys
+import typing as t
+from pathlib import Path
+
+from ansible_collections.asgi.stack.plugins.module_utils._system import run
+
+NGINX = "/usr/sbin/nginx"
+PYTHON = "/usr/bin/python3"
+DPKG_QUERY = "/usr/bin/dpkg-query"
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """The fields of os-release(5), shell quoting undone. Lines that are not assignments are left out."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, separator, value = line.strip().partition("=")
+        if not separator or not re.match(r"^[A-Z][A-Z0-9_]*$", key):
+            continue
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            continue
+        fields[key] = words[0] if words else ""
+    return fields
+
+
+def parse_packages(output: str, names: t.Sequence[str]) -> dict[str, str | None]:
+    """Versions from dpkg-query lines `status<TAB>name<TAB>version`; None for a package that is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(names)
+    for line in output.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and fields[0] == "installed" and fields[1] in found:
+            found[fields[1]] = fields[2]
+    return found
+
+
+def parse_nginx_build(text: str) -> dict[str, t.Any] | None:
+    """What `nginx -V` says: version, OpenSSL in use, modules compiled in (names as in --with-NAME_module).
+
+    None when the text names no version.
+    """
+    version = re.search(r"nginx version: nginx/(\d+(?:\.\d+)+)", text)
+    if version is None:
+        return None
+    # "built with OpenSSL 3.0.15 … (running with OpenSSL 3.0.17 …)": what runs decides.
+    openssl = re.search(r"running with OpenSSL (\d[\w.]*)", text) or re.search(r"built with OpenSSL (\d[\w.]*)", text)
+    modules = re.findall(r"--with-(\w+)_module(?![\w=])", text)
+    return {
+        "version": version.group(1),
+        "openssl": openssl.group(1) if openssl else None,
+        "modules": sorted(set(modules)),
+    }
+
+
+def ipv6_usable() -> bool:
+    """Whether a socket can be bound to `::`, which is what Nginx does for `listen [::]:80`."""
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+def python_of(path: str = PYTHON) -> dict[str, str] | None:
+    """Path and version of the distribution's interpreter; None when it has none."""
+    if not os.path.exists(path):
+        return None
+    if os.path.realpath(path) == os.path.realpath(sys.executable or ""):
+        return {"path": path, "version": "%d.%d.%d" % sys.version_info[:3]}
+    done = run([path, "-c", "import platform; print(platform.python_version())"])
+    return {"path": path, "version": done.stdout.strip()} if done.returncode == 0 else None
+
+
+def describe(packages: t.Sequence[str], root: Path = Path("/")) -> dict[str, t.Any]:
+    """All that host_info returns as `host`. Reads only; what cannot be read is empty or None."""
+    try:
+        release: t.Mapping[str, str] = parse_os_release((root / "etc/os-release").read_text(encoding="utf-8"))
+    except OSError:
+        release = {}
+    names: list[str] = list(dict.fromkeys(packages))
+    installed: dict[str, str | None] = dict.fromkeys(names)
+    if names and os.path.exists(DPKG_QUERY):
+        # dpkg-query exits 1 when it does not know one of the names, and prints the others all the same.
+        query = [DPKG_QUERY, "--show", "--showformat", "${db:Status-Status}\t${Package}\t${Version}\n", *names]
+        installed = parse_packages(run(query).stdout, names)
+    build = None
+    if os.path.exists(NGINX):
+        done = run([NGINX, "-V"])
+        build = parse_nginx_build(done.stdout + done.stderr) if done.returncode == 0 else None
+    return {
+        "distribution": release.get("ID", ""),
+        "version": release.get("VERSION_ID", ""),
+        "pretty_name": release.get("PRETTY_NAME", ""),
+        "codename": release.get("VERSION_CODENAME", ""),
+        "architecture": os.uname().machine,
+        "packages": installed,
+        "ipv6": ipv6_usable(),
+        "nginx": build,
+        "python": python_of(),
+    }

@@ -1,0 +1,358 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The data model of ``asgi_apps``: what a declaration may say, checked in one place.
+
+The keys, their types, choices and defaults are the entry point ``application`` of the role ``app``'s
+``meta/argument_specs.yml``; what a type cannot say (a domain's form, one source only, domains used twice)
+is said here. Nothing in this module touches a host or prints a value of ``environment`` or ``secrets``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing as t
+
+Spec = t.Mapping[str, t.Any]
+
+#: The name becomes a unit, a directory and, with ``asgi-`` before it, a user: 32 characters are Linux' limit.
+NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,25}[a-z0-9])?")
+_IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]*"
+IMPORT_STRING = re.compile(rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*:{_IDENTIFIER}(?:\.{_IDENTIFIER})*")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+DOMAIN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+URL_PATH = re.compile(r"/[A-Za-z0-9._~!&'()*+,=:@%/-]*")
+RELATIVE_PATH = re.compile(r"[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
+PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9._,-]+\])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+GIT_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]*")
+DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
+#: Names that the collection sets itself, or that would change what is started.
+RESERVED_ENVIRONMENT = re.compile(r"ASGI_APP|ASGI_RELEASE|LD_.*|LISTEN_(FDS|PID|FDNAMES)|NOTIFY_SOCKET")
+
+
+def with_domains(apps: t.Any, host: str) -> t.Any:
+    """Return *apps* where each application that names no domain has *host*, the host's name in the inventory."""
+    if not isinstance(apps, (list, tuple)):
+        return apps
+    return [
+        {**app, "domains": [host.lower()]}
+        if isinstance(app, t.Mapping) and app.get("domains") is None and app.get("state") != "absent"
+        else app
+        for app in apps
+    ]
+
+
+def validate(apps: t.Any, spec: Spec) -> list[str]:
+    """Return every mistake in *apps*, each as one line; an empty list when there is none.
+
+    :param apps: the value of ``asgi_apps``, with domains (see :func:`with_domains`).
+    :param spec: the options of one application: a mapping of key to ``{type, required, choices, options, …}``
+        as in an argument spec.
+    :returns: lines of the form ``asgi_apps[0] (shop): health.timeout: found 'soon', expected a whole number``.
+    """
+    if not isinstance(apps, (list, tuple)):
+        return [f"asgi_apps: found {_kind(apps)}, expected a list of applications"]
+    problems: list[str] = []
+    for index, app in enumerate(apps):
+        where = f"asgi_apps[{index}]"
+        if not isinstance(app, t.Mapping):
+            problems.append(f"{where}: found {_kind(app)}, expected a mapping with at least name, app and source")
+            continue
+        name = app.get("name")
+        if isinstance(name, str) and name:
+            where += f" ({name})"
+        found: list[str] = []
+        _check_options(app, spec, "", found)
+        _check_application(app, found)
+        problems += [f"{where}: {line}" for line in found]
+    problems += _check_together([app for app in apps if isinstance(app, t.Mapping)])
+    return problems
+
+
+def resolve(app: t.Mapping[str, t.Any], spec: Spec) -> dict[str, t.Any]:
+    """Return *app*, which :func:`validate` found right, with each default filled in and each value of its type."""
+    return _resolve_options(app, spec)
+
+
+def _resolve_options(value: t.Mapping[str, t.Any], spec: Spec) -> dict[str, t.Any]:
+    resolved: dict[str, t.Any] = {}
+    for key, option in spec.items():
+        given = value.get(key)
+        if given is None:
+            given = option.get("default")
+        if given is None and option.get("type") == "dict" and "options" in option:
+            given = {}
+        if given is None:
+            resolved[key] = {"list": [], "dict": {}}.get(option.get("type", "str"))
+            continue
+        given = _convert(given, option.get("type", "str"))
+        if option.get("options"):
+            if option["type"] == "list":
+                given = [_resolve_options(item, option["options"]) for item in given]
+            else:
+                given = _resolve_options(given, option["options"])
+        elif option.get("type") == "list":
+            given = [_convert(item, option.get("elements", "raw")) for item in given]
+        resolved[key] = given
+    return resolved
+
+
+def _check_options(value: t.Mapping[str, t.Any], spec: Spec, prefix: str, problems: list[str]) -> None:
+    for key in value:
+        if key not in spec:
+            close = difflib.get_close_matches(str(key), list(spec), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(spec))}"
+            problems.append(f"{prefix}{key}: unknown key, {hint}")
+    for key, option in spec.items():
+        given = value.get(key)
+        if given is None:
+            if option.get("required"):
+                problems.append(f"{prefix}{key}: missing, expected {_expected(option)}")
+            continue
+        _check_value(given, option, prefix + key, problems)
+
+
+def _check_value(given: t.Any, option: Spec, path: str, problems: list[str]) -> None:
+    kind = option.get("type", "str")
+    try:
+        value = _convert(given, kind)
+    except ValueError:
+        shown = "a value that is not shown" if option.get("no_log") else _show(given)
+        problems.append(f"{path}: found {shown}, expected {_expected(option)}")
+        return
+    choices = option.get("choices")
+    if choices and value not in choices:
+        problems.append(f"{path}: found {_show(given)}, expected {_expected(option)}")
+    elif kind == "dict" and option.get("options"):
+        _check_options(value, option["options"], path + ".", problems)
+    elif kind == "list":
+        element = {"type": option.get("elements", "raw"), "options": option.get("options")}
+        for index, item in enumerate(value):
+            _check_value(item, element, f"{path}[{index}]", problems)
+
+
+def _convert(value: t.Any, kind: str) -> t.Any:
+    """Return *value* as *kind*, an argument spec's type; strings that a template made of numbers are taken.
+
+    :raises ValueError: it is not of that type.
+    """
+    if kind == "raw":
+        return value
+    if kind == "str":
+        if isinstance(value, (t.Mapping, list, tuple, bool)):
+            raise ValueError(kind)
+        return str(value)
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        word = str(value).lower()
+        if word in ("true", "yes", "on", "1"):
+            return True
+        if word in ("false", "no", "off", "0"):
+            return False
+        raise ValueError(kind)
+    if kind in ("int", "float"):
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError(kind)
+        if kind == "int" and isinstance(value, float) and value != int(value):
+            raise ValueError(kind)
+        return int(value) if kind == "int" else float(value)
+    if kind == "list":
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(kind)
+        return list(value)
+    if kind == "dict":
+        if not isinstance(value, t.Mapping):
+            raise ValueError(kind)
+        return dict(value)
+    raise AssertionError(f"the argument spec names a type that is not known here: {kind}")
+
+
+def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
+    """Append what the argument spec cannot say about one application."""
+
+    def check(path: str, value: t.Any, pattern: re.Pattern[str], expected: str) -> bool:
+        if value is None or isinstance(value, (t.Mapping, list, tuple, bool)):
+            return False  # of the wrong type: that was said already
+        if pattern.fullmatch(str(value)):
+            return True
+        problems.append(f"{path}: found {_show(value)}, expected {expected}")
+        return False
+
+    check("name", app.get("name"), NAME, "1 to 27 of a-z, 0-9 and -, a letter first, no - at the end")
+    if app.get("state") == "absent":
+        return
+    for key in ("app", "source"):
+        if app.get(key) is None:
+            problems.append(f"{key}: missing, expected {_REQUIRED[key]}")
+    check("app", app.get("app"), IMPORT_STRING, "an import string, module:attribute, such as shop.main:app")
+    _check_source(app.get("source"), check, problems)
+    check("requirements", app.get("requirements"), RELATIVE_PATH, "a path relative to the source")
+    domains = app.get("domains")
+    if isinstance(domains, (list, tuple)):
+        if not domains:
+            problems.append("domains: found an empty list, expected at least one host name")
+        for index, domain in enumerate(domains):
+            if check(f"domains[{index}]", domain, DOMAIN, "a host name in lower case, such as shop.example.com"):
+                if len(str(domain)) > 253:
+                    problems.append(f"domains[{index}]: found {len(str(domain))} characters, expected 253 at most")
+    workers = app.get("workers")
+    if workers is not None and workers != "auto" and not _is_whole(workers, 1):
+        problems.append(f"workers: found {_show(workers)}, expected auto or a whole number from 1")
+    for key, least in (("keep_releases", 1), ("drain", 0), ("max_body_size", 1), ("request_timeout", 1)):
+        _check_least(app, key, least, problems, key)
+    health = app.get("health")
+    if isinstance(health, t.Mapping):
+        check("health.path", health.get("path"), URL_PATH, "a path that begins with /")
+        for key in ("timeout", "successes"):
+            _check_least(health, key, 1, problems, f"health.{key}")
+        for index, status in enumerate(health.get("status") or []):
+            if not _is_whole(status, 100) or int(status) > 599:
+                problems.append(f"health.status[{index}]: found {_show(status)}, expected an HTTP status")
+    for key in ("environment", "secrets"):
+        variables = app.get(key)
+        for name, value in variables.items() if isinstance(variables, t.Mapping) else ():
+            if not ENVIRONMENT_NAME.fullmatch(str(name)):
+                problems.append(f"{key}: found the name {_show(name)}, expected letters, digits and _, no digit first")
+            elif RESERVED_ENVIRONMENT.fullmatch(str(name)):
+                problems.append(f"{key}.{name}: this name is set by the service manager or the collection itself")
+            if value is None or isinstance(value, (t.Mapping, list, tuple)):
+                problems.append(f"{key}.{name}: found {_kind(value)}, expected a string or a number")
+            elif "\0" in str(value):
+                problems.append(f"{key}.{name}: found a NUL character, which an environment cannot hold")
+    both = set(_keys(app.get("environment"))) & set(_keys(app.get("secrets")))
+    for name in sorted(both):
+        problems.append(f"secrets.{name}: also in environment, expected in one of them")
+    _check_locations(app.get("locations"), check, problems)
+    for name, value in _items(app.get("sandbox")):
+        if not DIRECTIVE.fullmatch(str(name)):
+            problems.append(f"sandbox: found {_show(name)}, expected the name of a systemd directive")
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, (t.Mapping, list, tuple)) or "\n" in str(item):
+                problems.append(f"sandbox.{name}: found {_kind(item)}, expected one line, a boolean or a list of lines")
+
+
+def _check_source(source: t.Any, check: t.Callable[..., bool], problems: list[str]) -> None:
+    if not isinstance(source, t.Mapping):
+        return
+    kinds = [kind for kind in ("path", "git", "package") if source.get(kind) is not None]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) if kinds else "none of them"
+        problems.append(f"source: found {found}, expected exactly one of path, git and package")
+    if source.get("git") is not None:
+        if source.get("version") is None:
+            problems.append("source.version: missing, expected a tag, a branch or a commit for source.git")
+        if str(source["git"]).startswith("-"):
+            problems.append(f"source.git: found {_show(source['git'])}, expected a repository's address")
+        check("source.version", source.get("version"), GIT_VERSION, "a tag, a branch or a commit")
+    elif source.get("version") is not None:
+        problems.append("source.version: goes with source.git only (a package's version stands in its name: shop==2.4.1)")
+    if source.get("exclude") and source.get("path") is None:
+        problems.append("source.exclude: goes with source.path only")
+    check("source.package", source.get("package"), PACKAGE, "a package with its exact version, such as shop==2.4.1")
+
+
+def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: list[str]) -> None:
+    if not isinstance(locations, (list, tuple)):
+        return
+    seen: set[str] = set()
+    for index, location in enumerate(locations):
+        if not isinstance(location, t.Mapping):
+            continue
+        where = f"locations[{index}]"
+        path = str(location.get("path"))
+        check(f"{where}.path", location.get("path"), URL_PATH, "a path that begins with /")
+        if path in seen:
+            problems.append(f"{where}.path: found {_show(path)} a second time, expected each path once")
+        seen.add(path)
+        if location.get("kind") == "static":
+            if location.get("root") is None:
+                problems.append(f"{where}.root: missing, expected a directory relative to the source")
+            if not path.endswith("/"):
+                problems.append(f"{where}.path: found {_show(path)}, expected a / at the end for kind static")
+        elif location.get("root") is not None:
+            problems.append(f"{where}.root: goes with kind static only")
+        if check(f"{where}.root", location.get("root"), RELATIVE_PATH, "a directory relative to the source"):
+            if ".." in str(location["root"]).split("/"):
+                problems.append(f"{where}.root: found {_show(location['root'])}, expected a directory inside the source")
+
+
+def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    problems: list[str] = []
+    names: dict[str, int] = {}
+    domains: dict[str, str] = {}
+    for app in apps:
+        name = str(app.get("name"))
+        names[name] = names.get(name, 0) + 1
+        if app.get("state") == "absent" or not isinstance(app.get("domains"), (list, tuple)):
+            continue
+        for domain in app["domains"]:
+            other = domains.setdefault(str(domain), name)
+            if other != name:
+                problems.append(f"asgi_apps ({name}): domains: found {domain}, which the application {other} has too")
+    for name, count in names.items():
+        if count > 1 and name != "None":
+            problems.append(f"asgi_apps ({name}): name: found {count} times, expected once")
+    return problems
+
+
+_REQUIRED = {
+    "app": "an import string, module:attribute, such as shop.main:app",
+    "source": "one of path, git and package",
+}
+
+
+def _expected(option: Spec) -> str:
+    if option.get("choices"):
+        return "one of " + ", ".join(str(choice) for choice in option["choices"])
+    return {
+        "str": "a string",
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "list": "a list",
+        "dict": "a mapping",
+    }.get(option.get("type", "str"), "a value")
+
+
+def _check_least(value: t.Mapping[str, t.Any], key: str, least: int, problems: list[str], path: str) -> None:
+    given = value.get(key)
+    if given is not None and _is_whole(given, None) and int(given) < least:
+        problems.append(f"{path}: found {given}, expected a whole number from {least}")
+
+
+def _is_whole(value: t.Any, least: int | None) -> bool:
+    try:
+        number = _convert(value, "int")
+    except ValueError:
+        return False
+    return least is None or number >= least
+
+
+def _keys(value: t.Any) -> list[str]:
+    return [str(key) for key in value] if isinstance(value, t.Mapping) else []
+
+
+def _items(value: t.Any) -> t.Iterable[tuple[str, t.Any]]:
+    return value.items() if isinstance(value, t.Mapping) else ()
+
+
+def _kind(value: t.Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, t.Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, bool):
+        return "a boolean"
+    return "a number" if isinstance(value, (int, float)) else "a string"
+
+
+def _show(value: t.Any) -> str:
+    if isinstance(value, (t.Mapping, list, tuple)):
+        return _kind(value)
+    text = repr(str(value)) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "...'"

@@ -1,0 +1,568 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Nginx configuration of a host as one transaction.
+
+On the host, below the configuration directory (``/etc/nginx``)::
+
+    nginx.conf -> asgi/live/nginx.conf
+    asgi/live -> config-<digest>            the one pointer: what Nginx reads
+    asgi/config-<digest>/{nginx.conf, …}    one complete set of our files, never edited
+    asgi/replaced-nginx.conf                what nginx.conf was before it was ours
+
+A change is a new directory: written, tested with ``nginx -t`` under a name of its own, made live with one rename(2), read by
+a reload, and believed when new worker processes exist. Whatever fails puts the pointer back. A process that is killed
+leaves either the old or the new pointer, both of them to a tested directory, so that Nginx can start at any moment; a marker in
+/run tells the next run that Nginx may not have read what the pointer says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import typing as t
+from pathlib import Path
+
+from ansible_collections.asgi.stack.plugins.module_utils._system import (
+    HostError,
+    locked,
+    point,
+    read,
+    run,
+    sync,
+    systemctl,
+    write,
+)
+
+BINARY = "/usr/sbin/nginx"
+SERVICE = "nginx.service"
+ERROR_LOG = Path("/var/log/nginx/error.log")
+MARKER = Path("/run/asgi/nginx.json")
+
+OURS = "asgi"
+CONFIG = "nginx.conf"
+LIVE = f"{OURS}/live"
+REPLACED = f"{OURS}/replaced-nginx.conf"
+TEST_PREFIX = ".asgi-test-"
+STAGE_PREFIX = "stage-"
+TREE_PREFIX = "config-"
+DEFAULT_SITE = "sites-enabled/default"
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+#: Our files: text by path relative to the live directory, nginx.conf among them.
+Tree = dict[str, str]
+
+
+class Refused(HostError):
+    """Nginx does not take the configuration; what was there is still in place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What the service manager says of nginx.service."""
+
+    active: bool
+    enabled: bool
+    master: int  # process id, 0 where there is none
+    problem: str | None = None  # why it can be neither started nor enabled
+
+
+class Service(t.Protocol):
+    """What the transaction asks of Nginx and of the service manager."""
+
+    def installed(self) -> bool: ...
+
+    def test(self, config: Path) -> tuple[bool, str]: ...
+
+    def status(self) -> Status: ...
+
+    def enable(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def reload(self) -> None: ...
+
+
+@dataclasses.dataclass
+class Disk:
+    """What is there."""
+
+    tree: Tree  # what the live directory holds; empty without one
+    target: str | None  # name of the directory that is live
+    linked: bool  # nginx.conf is the link to ours
+    config: str | None  # the text of nginx.conf, whosever it is
+    default_site: str | None  # where the distribution's default site points, when it is enabled
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What was done, or would be done in check mode."""
+
+    changed: bool = False
+    files: list[str] = dataclasses.field(default_factory=list)
+    actions: list[str] = dataclasses.field(default_factory=list)
+    diff: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    digest: str = ""
+
+
+# Reading and comparing: nothing here changes anything ------------------------------------------------------------------
+
+
+def check_names(names: t.Iterable[str]) -> None:
+    """Raise HostError for a name that is not a plain path below the live directory."""
+    for name in names:
+        if not FILE_NAME.fullmatch(name):
+            raise HostError(f"found the file name {name!r}, expected a relative path of letters, digits, '.', '_' and '-'")
+
+
+def merge(current: Tree, config: str, files: Tree, absent: t.Iterable[str]) -> Tree:
+    """The files that will be live: what is live without *absent*, with nginx.conf and *files* put over it."""
+    gone = set(absent)
+    kept = {name: text for name, text in current.items() if name not in gone}
+    return {**kept, **files, CONFIG: config}
+
+
+def digest(tree: Tree) -> str:
+    """A name for exactly these files: 64 hexadecimal digits."""
+    summed = hashlib.sha256()
+    for name in sorted(tree):
+        for part in (name, tree[name]):
+            data = part.encode("utf-8", "surrogateescape")
+            summed.update(b"%d:%s," % (len(data), data))
+    return summed.hexdigest()
+
+
+def read_tree(directory: Path) -> Tree:
+    """Every regular file below *directory*."""
+    tree: Tree = {}
+    for path in sorted(directory.rglob("*")):
+        text = read(path) if path.is_file() else None
+        if text is not None:
+            tree[path.relative_to(directory).as_posix()] = text
+    return tree
+
+
+def look(root: Path) -> Disk:
+    """Read what is on disk below *root*, which need not exist."""
+    live = root / LIVE
+    target = os.readlink(live) if live.is_symlink() else None
+    config = root / CONFIG
+    default = root / DEFAULT_SITE
+    points_to = os.readlink(default) if default.is_symlink() else None
+    distributions = points_to is not None and points_to.endswith("sites-available/default")
+    return Disk(
+        tree=read_tree(live) if live.is_dir() else {},
+        target=target,
+        linked=config.is_symlink() and os.readlink(config) == f"{LIVE}/{CONFIG}",
+        config=read(config),
+        default_site=points_to if distributions else None,
+    )
+
+
+def differences(root: Path, disk: Disk, wanted: Tree) -> list[dict[str, str]]:
+    """One entry for each file that changes, in the shape that Ansible prints as a diff."""
+    before = {f"{LIVE}/{name}": text for name, text in disk.tree.items() if name != CONFIG}
+    after = {f"{LIVE}/{name}": text for name, text in wanted.items() if name != CONFIG}
+    before[CONFIG] = disk.config or ""
+    after[CONFIG] = wanted[CONFIG]
+    if disk.default_site:
+        before[DEFAULT_SITE] = f"link to {disk.default_site}\n"
+    found = []
+    for name in sorted(set(before) | set(after)):
+        old, new = before.get(name, ""), after.get(name, "")
+        if old != new:
+            header = str(root / name)
+            found.append({"before_header": header, "after_header": header, "before": old, "after": new})
+    return found
+
+
+def for_test(config: str, staged: str) -> str:
+    """nginx.conf as it is tested: it includes the staged directory where the real one includes the live one."""
+    return config.replace(f"{LIVE}/", f"{OURS}/{staged}/")
+
+
+def explain(output: str, names: t.Mapping[str, str], lines_around: int = 2) -> str:
+    """What ``nginx -t`` printed, with real file names for staged ones, and the lines that it complains about.
+
+    :param names: prefix of a path as Nginx printed it → as the operator knows it.
+    """
+    places: list[tuple[str, int]] = []
+    for match in re.finditer(r" in (/[^\s:]+):(\d+)", output):
+        place = (match.group(1), int(match.group(2)))
+        if place not in places:
+            places.append(place)
+
+    def known(text: str) -> str:
+        for staged, real in names.items():
+            text = text.replace(staged, real)
+        return text
+
+    said = [re.sub(r"^nginx: ", "", line) for line in output.splitlines() if line.strip()]
+    shown = [known(line) for line in said if not line.startswith("configuration file ")]
+    for path, number in places:
+        lines = (read(Path(path)) or "").splitlines()
+        first = max(number - lines_around, 1)
+        if number > len(lines):
+            continue
+        shown.append(f"{known(path)}:")
+        for at in range(first, min(number + lines_around, len(lines)) + 1):
+            shown.append(f"{'>' if at == number else ' '} {at:4d} | {lines[at - 1]}")
+    return "\n".join(shown)
+
+
+def warnings_of(output: str) -> list[str]:
+    """The warnings among what ``nginx -t`` printed."""
+    found = (re.sub(r"^nginx: \[warn\] ", "", line) for line in output.splitlines() if "[warn]" in line)
+    return list(dict.fromkeys(found))
+
+
+def unread(marker: Path, on_disk: str) -> bool:
+    """Whether a run was cut off between making files live and seeing Nginx take them.
+
+    No marker means no: the marker is written before a swap, and forgotten only by a boot, after which Nginx has read
+    what is on disk.
+    """
+    text = read(marker)
+    if text is None:
+        return False
+    try:
+        return bool(json.loads(text).get("read") != on_disk)
+    except (ValueError, AttributeError):
+        return True
+
+
+# The transaction -------------------------------------------------------------------------------------------------------
+
+
+def apply(
+    root: Path,
+    config: str,
+    files: Tree,
+    absent: t.Sequence[str],
+    service: Service,
+    *,
+    check: bool = False,
+    marker: Path = MARKER,
+    lock_timeout: float = 60,
+    step: t.Callable[[str], None] = lambda name: None,
+) -> Outcome:
+    """Make *config* and *files* what Nginx runs, and Nginx enabled and running; or leave everything as it was.
+
+    :param root: Nginx's configuration directory.
+    :param config: the text of nginx.conf; it includes our files as ``asgi/live/…``.
+    :param files: text by path relative to the live directory. Files that are live and not named here stay.
+    :param absent: paths relative to the live directory that must not be there.
+    :param check: only say what would be done; nothing is written, not even a lock.
+    :param marker: where to keep what Nginx has read; must not survive a boot.
+    :param lock_timeout: seconds to wait for another run.
+    :param step: called with a name between the steps; tests cut the process off there.
+    :raises Refused: Nginx does not take the configuration.
+    :raises HostError: anything else that the operator can do something about.
+    """
+    check_names([*files, *absent])
+    if check:
+        outcome = _plan(root, config, files, absent, service, marker)[0]
+        if not outcome.changed:
+            _test_live(root, service, outcome)
+        return outcome
+    if not service.installed():
+        raise HostError("Nginx is not installed on this host")
+    with locked("nginx", lock_timeout):
+        outcome, disk, wanted = _plan(root, config, files, absent, service, marker)
+        _clear(root)
+        if not outcome.files:
+            _test_live(root, service, outcome)
+            if outcome.actions:
+                _converge(service, outcome)
+                _mark(marker, outcome.digest)
+            return outcome
+        _change(root, disk, wanted, service, outcome, marker, step)
+        return outcome
+
+
+def _plan(
+    root: Path, config: str, files: Tree, absent: t.Sequence[str], service: Service, marker: Path
+) -> tuple[Outcome, Disk, Tree]:
+    disk = look(root)
+    wanted = merge(disk.tree, config, files, absent)
+    outcome = Outcome(digest=digest(wanted), diff=differences(root, disk, wanted))
+    outcome.files = [entry["after_header"] for entry in outcome.diff]
+    if disk.config == wanted[CONFIG] and not disk.linked:
+        outcome.files.append(str(root / CONFIG))
+    status = service.status() if service.installed() else Status(active=False, enabled=False, master=0)
+    if service.installed() and status.problem:
+        raise HostError(status.problem)
+    if not status.enabled:
+        outcome.actions.append("enabled")
+    if not status.active:
+        outcome.actions.append("started")
+    elif outcome.files or unread(marker, outcome.digest):
+        outcome.actions.append("reloaded")
+    outcome.changed = bool(outcome.files or outcome.actions)
+    return outcome, disk, wanted
+
+
+def _test_live(root: Path, service: Service, outcome: Outcome) -> None:
+    """What is on disk must be good even when nothing of ours changed: else the next start of Nginx is an outage."""
+    good, output = service.test(root / CONFIG)
+    if not good:
+        raise Refused(
+            "Nginx would not start again with the configuration on this host; what runs still serves.\n"
+            + explain(output, {})
+        )
+    outcome.warnings = warnings_of(output)
+
+
+def _converge(service: Service, outcome: Outcome) -> None:
+    if "enabled" in outcome.actions:
+        service.enable()
+    if "started" in outcome.actions:
+        service.start()
+    if "reloaded" in outcome.actions:
+        service.reload()
+
+
+def _change(
+    root: Path,
+    disk: Disk,
+    wanted: Tree,
+    service: Service,
+    outcome: Outcome,
+    marker: Path,
+    step: t.Callable[[str], None],
+) -> None:
+    (root / OURS).mkdir(mode=0o755, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=STAGE_PREFIX, dir=root / OURS))
+    tree: Path | None = None
+    swapped = asked = False
+    marked = read(marker)
+    try:
+        _write_tree(staged, wanted)
+        step("staged")
+        # Its default_server is ours. Without it the distribution's own configuration is still complete.
+        if disk.default_site:
+            (root / DEFAULT_SITE).unlink()
+        _test_staged(root, staged, wanted, service, outcome)
+        step("tested")
+        tree = _free_name(root / OURS, outcome.digest)
+        staged.rename(tree)
+        sync(root / OURS)
+        if not disk.linked and disk.config not in (None, wanted[CONFIG]):
+            write(root / REPLACED, disk.config or "")
+        step("named")
+        _mark(marker, None)
+        swapped = True
+        point(root / LIVE, tree.name)
+        step("live")
+        if not disk.linked:
+            point(root / CONFIG, f"{LIVE}/{CONFIG}")
+        step("swapped")
+        asked = True
+        _converge(service, outcome)
+        step("taken")
+    except Exception as error:
+        try:
+            if swapped:
+                _put_back(root, disk)
+            if disk.default_site and not (root / DEFAULT_SITE).is_symlink():
+                os.symlink(disk.default_site, root / DEFAULT_SITE)
+            if asked and "reloaded" in outcome.actions:
+                service.reload()
+                _mark(marker, digest(disk.tree))
+            elif swapped:
+                _unmark(marker, marked)
+        except (HostError, OSError) as second:
+            raise HostError(f"{error}\nPutting back what was there failed too: {second}") from error
+        for leftover in (staged, tree):
+            if leftover is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+        raise
+    _mark(marker, outcome.digest)
+    step("marked")
+    _prune(root, {tree.name, disk.target})
+
+
+def _write_tree(directory: Path, tree: Tree) -> None:
+    directory.chmod(0o755)
+    for name, text in tree.items():
+        path = directory / name
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        write(path, text.encode("utf-8", "surrogateescape"))
+    for path in (directory, *(found for found in directory.rglob("*") if found.is_dir())):
+        sync(path)
+
+
+def _test_staged(root: Path, staged: Path, wanted: Tree, service: Service, outcome: Outcome) -> None:
+    """Test from a file beside nginx.conf, so that relative includes mean the same files."""
+    handle, name = tempfile.mkstemp(prefix=TEST_PREFIX, suffix=".conf", dir=root)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(for_test(wanted[CONFIG], staged.name))
+        good, output = service.test(Path(name))
+        if not good:
+            names = {name: str(root / CONFIG), str(staged): str(root / LIVE)}
+            raise Refused(
+                "Nginx refuses the configuration; nothing was changed, what runs still serves.\n" + explain(output, names)
+            )
+        outcome.warnings = [text.replace(str(staged), str(root / LIVE)) for text in warnings_of(output)]
+    finally:
+        os.unlink(name)
+
+
+def _free_name(parent: Path, whole: str) -> Path:
+    """A directory that isn't there: one with these files may be left over, or have been edited in place."""
+    path = parent / f"{TREE_PREFIX}{whole[:16]}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = parent / f"{TREE_PREFIX}{whole[:16]}-{number}"
+    return path
+
+
+def _put_back(root: Path, disk: Disk) -> None:
+    if not disk.linked:
+        if disk.config is not None:
+            write(root / CONFIG, disk.config)
+        else:
+            (root / CONFIG).unlink(missing_ok=True)
+    if disk.target is not None:
+        point(root / LIVE, disk.target)
+    else:
+        (root / LIVE).unlink(missing_ok=True)
+    sync(root)
+
+
+def _mark(marker: Path, value: str | None) -> None:
+    marker.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write(marker, json.dumps({"read": value}) + "\n")
+
+
+def _unmark(marker: Path, before: str | None) -> None:
+    if before is None:
+        marker.unlink(missing_ok=True)
+    else:
+        write(marker, before)
+
+
+def _clear(root: Path) -> None:
+    """Remove what runs that were killed left half done."""
+    for path in root.glob(f"{TEST_PREFIX}*.conf"):
+        path.unlink(missing_ok=True)
+    for path in (root / OURS).glob(f"{STAGE_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _prune(root: Path, keep: set[str | None]) -> None:
+    for path in (root / OURS).glob(f"{TREE_PREFIX}*"):
+        if path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# The real Nginx --------------------------------------------------------------------------------------------------------
+
+
+class Systemd:
+    """Nginx as a systemd service, its processes seen through /proc."""
+
+    def __init__(self, timeout: float = 30, error_log: Path = ERROR_LOG, proc: Path = Path("/proc")) -> None:
+        """:param timeout: seconds that a reload may take until a new worker process exists."""
+        self.timeout = timeout
+        self.error_log = error_log
+        self.proc = proc
+
+    def installed(self) -> bool:
+        return os.path.exists(BINARY)
+
+    def test(self, config: Path) -> tuple[bool, str]:
+        done = run([BINARY, "-t", "-c", str(config)])
+        return done.returncode == 0, done.stderr + done.stdout
+
+    def status(self) -> Status:
+        done = systemctl("show", "--property=LoadState,ActiveState,UnitFileState,MainPID", SERVICE)
+        fields = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+        problem = None
+        if done.returncode:
+            problem = f"systemd does not answer: {done.stderr.strip()}"
+        elif fields.get("LoadState") != "loaded":
+            problem = f"{SERVICE} is {fields.get('LoadState', 'unknown to systemd')}, expected a unit that can be started"
+        return Status(
+            active=fields.get("ActiveState") in ("active", "reloading"),
+            enabled=fields.get("UnitFileState") in ("enabled", "static"),
+            master=int(fields.get("MainPID") or 0),
+            problem=problem,
+        )
+
+    def enable(self) -> None:
+        done = systemctl("enable", SERVICE)
+        if done.returncode:
+            raise HostError(f"{SERVICE} cannot be enabled: {done.stderr.strip()}")
+
+    def start(self) -> None:
+        size = self._log_size()
+        done = systemctl("start", SERVICE)
+        if done.returncode:
+            said = self._complaints(size) or systemctl("status", "--lines=10", SERVICE).stdout.strip().splitlines()
+            raise Refused("\n".join(["Nginx does not start; what was there was put back.", *said]))
+
+    def reload(self) -> None:
+        """Reload, and return when a worker process exists that did not exist before.
+
+        The master process starts new workers only after it has taken the whole configuration, listening sockets included; when it
+        cannot, it goes on with the old ones and says so in its log only.
+        """
+        master = self.status().master
+        before = self.workers(master)
+        size = self._log_size()
+        done = systemctl("reload", SERVICE)
+        if done.returncode:
+            said = self._complaints(size) or [done.stderr.strip()]
+            raise Refused("\n".join(["Nginx does not reload; what was there was put back.", *said]))
+        until = time.monotonic() + self.timeout
+        while time.monotonic() < until:
+            if self.workers(master) - before:
+                return
+            time.sleep(0.02)
+        said = self._complaints(size) or [f"no new worker process within {self.timeout:g} s"]
+        raise Refused("\n".join(["Nginx did not take the configuration; what was there was put back.", *said]))
+
+    def workers(self, master: int) -> set[tuple[int, str]]:
+        """Process id and start time of each worker of *master* that takes connections."""
+        found = set()
+        for entry in self.proc.iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                # proc(5): pid (command) state ppid …, the start time is the 22nd field; a command may hold spaces.
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[1]) != master:
+                    continue
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
+                if title == b"nginx: worker process":
+                    found.add((int(entry.name), fields[19]))
+        return found
+
+    def _log_size(self) -> int:
+        try:
+            return self.error_log.stat().st_size
+        except OSError:
+            return 0
+
+    def _complaints(self, since: int) -> list[str]:
+        """What Nginx logged from byte *since* on that kept it from taking a configuration, each line once."""
+        try:
+            with self.error_log.open("rb") as log:
+                log.seek(since)
+                lines = log.read(64 * 1024).decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+        said = (re.sub(r"^\S+ \S+ (\[\w+\]) [\d#]+: ", r"\1 ", line) for line in lines if "[emerg]" in line)
+        return list(dict.fromkeys(said))

@@ -1,0 +1,115 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: declared applications + sizing + sources → applications with nothing left to decide.
+
+A pure function. Its result holds no secret, so that it may be a fact and be printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing as t
+
+from ansible_collections.asgi.stack.plugins.module_utils import _model
+
+#: Seconds after which Nginx gives up a pooled connection to a release: in use, and idle. Their sum is how long a
+#: connection to an old release can stay in the pool after the switch.
+KEEPALIVE = {"time": 3, "timeout": 2}
+
+
+def plan(
+    apps: t.Sequence[t.Mapping[str, t.Any]],
+    *,
+    spec: _model.Spec,
+    sizing: t.Mapping[str, t.Mapping[str, t.Any]],
+    sources: t.Mapping[str, t.Mapping[str, t.Any]],
+    servers: t.Mapping[str, t.Mapping[str, t.Any]],
+    root: str = "/srv/asgi",
+) -> list[dict[str, t.Any]]:
+    """Return one dict for each application, in the order of *apps*.
+
+    :param apps: valid entries of ``asgi_apps``, with domains.
+    :param spec: the options of one application (see :mod:`_model`).
+    :param sizing: for each name ``{workers, reason, …}``, as :mod:`_sizing` returns it.
+    :param sources: for each name what :mod:`_source` resolved: ``{kind, digest, revision, …}``.
+    :param servers: for each server its room's description: ``{requirements, options, argv, files, type}``.
+    :param root: the directory of builds and releases on the host.
+    """
+    return [
+        _absent(app["name"], root)
+        if app.get("state") == "absent"
+        else _present(app, _model.resolve(app, spec), sizing, sources, servers, root)
+        for app in apps
+    ]
+
+
+def _absent(name: str, root: str) -> dict[str, t.Any]:
+    return {"name": name, "state": "absent", "root": f"{root}/{name}", "user": f"asgi-{name}"}
+
+
+def _present(
+    declared: t.Mapping[str, t.Any],
+    app: dict[str, t.Any],
+    sizing: t.Mapping[str, t.Mapping[str, t.Any]],
+    sources: t.Mapping[str, t.Mapping[str, t.Any]],
+    servers: t.Mapping[str, t.Mapping[str, t.Any]],
+    root: str,
+) -> dict[str, t.Any]:
+    name = app["name"]
+    live = f"{root}/{name}/live"
+    sized = sizing[name]
+    application = f"{app['app']}()" if app["factory"] else app["app"]
+    places = {"release": f"{root}/{name}/releases/%i", "application": application}
+    planned = {
+        **{key: value for key, value in app.items() if key not in ("secrets", "sizing", *servers)},
+        "root": f"{root}/{name}",
+        "user": f"asgi-{name}",
+        "source": dict(sources[name]),
+        "server": _server(declared, app, servers[app["server"]], places),
+        "application": application,
+        "workers": sized["workers"],
+        "workers_reason": sized["reason"],
+        "upstream": f"{live}/app.sock",
+        "source_dir": f"{live}/build/src",
+        "keepalive": dict(KEEPALIVE),
+        "environment": {key: str(value) for key, value in sorted(app["environment"].items())},
+        "secret_names": sorted(str(key) for key in app["secrets"]),
+    }
+    planned["id"] = _identity(planned)
+    return planned
+
+
+def _server(
+    declared: t.Mapping[str, t.Any],
+    app: t.Mapping[str, t.Any],
+    room: t.Mapping[str, t.Any],
+    places: t.Mapping[str, str],
+) -> dict[str, t.Any]:
+    """Return the room's description with the options that the application itself declares over the room's.
+
+    In the command line, ``%i`` is what systemd replaces by the release.
+    """
+    name = app["server"]
+    own = {key: app[name][key] for key in declared.get(name) or {}}
+    return {
+        **room,
+        "name": name,
+        "options": {**room["options"], **own},
+        "requirements": list(room["requirements"]),
+        "argv": [part.format(**places) for part in room["argv"]],
+    }
+
+
+def _identity(planned: t.Mapping[str, t.Any]) -> str:
+    """Return the release's id: the same on every host that deploys the same thing.
+
+    It stands for what runs, not for how the edge treats it (a new domain is no new release). It leaves out what
+    differs between hosts (the worker count) and the values of secrets, because the id is public.
+    """
+    keys = ("name", "application", "requirements", "environment", "secret_names", "sandbox")
+    what = {key: planned[key] for key in keys}
+    what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv", "type")}
+    what["source"] = planned["source"]["digest"]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -1,0 +1,197 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: certificate
+short_description: Have a certificate and its key for each of several sites
+version_added: 0.1.0
+description:
+  - Makes self-signed certificates (ECDSA P-256) with their keys, and replaces one that is missing or unreadable, is for other names,
+    ends soon, or lies beside a key that is not its own.
+  - A certificate and its key become visible together, however the module ends.
+requirements:
+  - The command C(openssl) on the host.
+author:
+  - the asgi.stack authors (@asgi-stack)
+options:
+  path:
+    description:
+      - The directory, mode 0700 and root's, that holds C(NAME/fullchain.pem) and C(NAME/privkey.pem).
+      - Each C(NAME) is a symbolic link to the directory of the pair in use.
+    type: path
+    default: /etc/nginx/asgi/tls
+  certificates:
+    description: The certificates that must be there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What the pair is called, as a rule the application's name.
+        type: str
+        required: true
+      domains:
+        description: The names that the certificate is for.
+        type: list
+        elements: str
+        required: true
+      mode:
+        description: Where the certificate comes from.
+        type: str
+        choices: [self_signed]
+        default: self_signed
+  absent:
+    description: Names whose certificate and key must not be there.
+    type: list
+    elements: str
+    default: []
+  days:
+    description: How many days a new certificate is valid.
+    type: int
+    default: 825
+  renew_days:
+    description: A certificate that ends in fewer days is replaced.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    support: full
+    description: A certificate that would be made has no fingerprint yet.
+  diff_mode:
+    support: full
+    description: Shows names, end and fingerprint of certificates; of keys nothing.
+  idempotence:
+    support: full
+    description: A pair that is good is left alone.
+"""
+
+EXAMPLES = r"""
+- name: The shop has a certificate
+  asgi.stack.certificate:
+    certificates:
+      - name: shop
+        domains: [shop.example.com, www.shop.example.com]
+"""
+
+RETURN = r"""
+certificates:
+  description: What is there, by name.
+  returned: always
+  type: dict
+  contains:
+    fingerprint:
+      description: SHA-256 of the certificate, hexadecimal; null in check mode when it would be made.
+      type: str
+    not_after:
+      description: When it ends, UTC; null in check mode when it would be made.
+      type: str
+      sample: "2028-02-25T12:00:00Z"
+    certificate:
+      description: Path of the certificate.
+      type: str
+      sample: /etc/nginx/asgi/tls/shop/fullchain.pem
+    key:
+      description: Path of the private key.
+      type: str
+      sample: /etc/nginx/asgi/tls/shop/privkey.pem
+    changed:
+      description: Whether it is new, or its key was made private again.
+      type: bool
+    reasons:
+      description: Why it was made.
+      type: list
+      elements: str
+      sample: [it expires in 12 days]
+present:
+  description: All names that have a pair now, those not asked for included.
+  returned: always
+  type: list
+  elements: str
+  sample: [shop]
+removed:
+  description: The absent names that were there.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.asgi.stack.plugins.module_utils import _certificate as certificate
+from ansible_collections.asgi.stack.plugins.module_utils._system import HostError, explain
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "default": "/etc/nginx/asgi/tls"},
+            "certificates": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "domains": {"type": "list", "elements": "str", "required": True},
+                    "mode": {"type": "str", "choices": ["self_signed"], "default": "self_signed"},
+                },
+            },
+            "absent": {"type": "list", "elements": "str", "default": []},
+            "days": {"type": "int", "default": 825},
+            "renew_days": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    root = Path(module.params["path"])
+    wanted = [certificate.Wanted(one["name"], tuple(one["domains"])) for one in module.params["certificates"]]
+    try:
+        results, removed = certificate.ensure(
+            root,
+            wanted,
+            module.params["absent"],
+            days=module.params["days"],
+            renew_before=module.params["renew_days"] * certificate.DAY,
+            check_mode=module.check_mode,
+        )
+    except HostError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=explain(error))
+
+    diff = []
+    for result in results:
+        header = str(root / result.name)
+        after = certificate.describe(result.found) if result.found else f"a new one: {'; '.join(result.reasons)}\n"
+        if result.reasons:
+            before = certificate.describe(result.was)
+            diff.append({"before_header": header, "after_header": header, "before": before, "after": after})
+        for path in result.tightened:
+            diff.append({"before_header": path, "after_header": path, "before": "open to others\n", "after": "root's\n"})
+    for name in removed:
+        header = str(root / name)
+        diff.append({"before_header": header, "after_header": header, "before": "a certificate\n", "after": ""})
+    module.exit_json(
+        changed=bool(removed) or any(result.changed for result in results),
+        certificates={
+            result.name: {
+                "fingerprint": result.found.fingerprint if result.found else None,
+                "not_after": certificate.date(result.found.expires) if result.found else None,
+                "certificate": str(root / result.name / certificate.CERTIFICATE),
+                "key": str(root / result.name / certificate.KEY),
+                "changed": result.changed,
+                "reasons": result.reasons,
+            }
+            for result in results
+        },
+        present=certificate.present(root),
+        removed=removed,
+        diff=diff,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+version_added: 0.1.0
+short_description: Make a release of an ASGI application live, without dropping a request
+description:
+  - Puts a build and its configuration together in an immutable directory, starts it beside the live release on a socket
+    of its own, and asks it for its health.
+  - When it is healthy, the symbolic link C(live) is renamed to it, which is the whole switch. The release before is
+    stopped by the host when nothing is connected to it any more, or C(drain) seconds have passed.
+  - When it is not, it is stopped and kept for inspection. What was live is live still.
+  - Nothing is done where the live release is the wanted one and runs.
+  - One run at a time works on an application. A second one waits.
+author:
+  - the asgi.stack authors (@asgi-stack)
+options:
+  name:
+    description: The application's name.
+    type: str
+    required: true
+  state:
+    description: Whether the application is there. C(absent) removes its units, directories, data and user.
+    type: str
+    choices: [present, absent]
+    default: present
+  root:
+    description: The application's directory.
+    type: path
+    required: true
+  user:
+    description: The user that the application runs as. It is made if it is not there.
+    type: str
+    required: true
+  id:
+    description: What the release is called, besides its number on the host. Lower-case hexadecimal.
+    type: str
+  build:
+    description: The address of the build, as M(asgi.stack.build) returned it.
+    type: str
+  info:
+    description: What is written down about the release for people. C(app) is its import string.
+    type: dict
+    default: {}
+  service:
+    description: The text of the template unit.
+    type: str
+  socket:
+    description: The text of the template socket unit.
+    type: str
+  boot:
+    description: The text of the unit that starts what is live at a boot.
+    type: str
+  override:
+    description: The text of the settings that belong to this release.
+    type: str
+  files:
+    description: Files of the release's directory, by name.
+    type: dict
+    default: {}
+  environment:
+    description: Environment variables.
+    type: dict
+    default: {}
+  secrets:
+    description: Environment variables that nobody may see, packed by P(asgi.stack.sealed_secrets#filter).
+    type: str
+    default: ""
+  health:
+    description: What the release must answer before it gets traffic.
+    type: dict
+    default: {}
+    suboptions:
+      path:
+        description: The path to ask for.
+        type: str
+        default: /
+      host:
+        description: The header C(Host).
+        type: str
+        default: localhost
+      scheme:
+        description: The header C(X-Forwarded-Proto).
+        type: str
+        default: http
+      status:
+        description: The healthy statuses. None given is any below 500.
+        type: list
+        elements: int
+      contains:
+        description: A text that the body must contain.
+        type: str
+      timeout:
+        description: Seconds in which it must become healthy.
+        type: int
+        default: 60
+      successes:
+        description: So many healthy answers in a row.
+        type: int
+        default: 3
+  keep:
+    description: So many releases stay on the host.
+    type: int
+    default: 5
+  drain:
+    description: Seconds that the release before may finish what is connected to it.
+    type: int
+    default: 60
+  pool:
+    description: Seconds after the switch in which Nginx has given up its pooled connections to the release before.
+    type: int
+    default: 6
+  lock_timeout:
+    description: Seconds to wait for another run that works on the same application.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    support: full
+    description: Reports what would be done.
+  diff_mode:
+    support: full
+    description: Shows the release's files, units and environment. Of secrets it shows the names alone.
+  idempotence:
+    support: full
+    description: Compares the live release with the wanted one, secrets included.
+seealso:
+  - module: asgi.stack.build
+"""
+
+EXAMPLES = r"""
+- name: The shop's release is live
+  asgi.stack.release:
+    name: shop
+    root: /srv/asgi/shop
+    user: asgi-shop
+    id: 3f9a2c1b7e
+    build: "{{ built.address }}"
+    service: "{{ lookup('ansible.builtin.template', 'service.j2') }}"
+    socket: "{{ lookup('ansible.builtin.template', 'socket.j2') }}"
+    boot: "{{ lookup('ansible.builtin.template', 'boot.j2') }}"
+    override: "{{ lookup('ansible.builtin.template', 'override.j2') }}"
+    secrets: "{{ asgi_apps | asgi.stack.sealed_secrets('shop') }}"
+    health:
+      path: /healthz
+
+- name: The shop is gone
+  asgi.stack.release:
+    name: shop
+    state: absent
+    root: /srv/asgi/shop
+    user: asgi-shop
+"""
+
+RETURN = r"""
+release:
+  description: The live release.
+  type: str
+  returned: success
+  sample: 0012-3f9a2c1b7e
+previous:
+  description: The release that was live before, if this run switched.
+  type: str
+  returned: success
+  sample: 0011-77b0a1c2d3
+did:
+  description: What was done, or in check mode would be done, in words.
+  type: list
+  elements: str
+  returned: success
+  sample: ["release 3f9a2c1b7e made live after 0011-77b0a1c2d3"]
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.asgi.stack.plugins.module_utils import _release
+from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
+
+PRESENT = ("id", "build", "service", "socket", "boot", "override")
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "root": {"type": "path", "required": True},
+            "user": {"type": "str", "required": True},
+            "id": {"type": "str"},
+            "build": {"type": "str"},
+            "info": {"type": "dict", "default": {}},
+            "service": {"type": "str"},
+            "socket": {"type": "str"},
+            "boot": {"type": "str"},
+            "override": {"type": "str"},
+            "files": {"type": "dict", "default": {}},
+            "environment": {"type": "dict", "default": {}},
+            "secrets": {"type": "str", "no_log": True, "default": ""},
+            "health": {
+                "type": "dict",
+                "default": {},
+                "options": {
+                    "path": {"type": "str", "default": "/"},
+                    "host": {"type": "str", "default": "localhost"},
+                    "scheme": {"type": "str", "default": "http"},
+                    "status": {"type": "list", "elements": "int"},
+                    "contains": {"type": "str"},
+                    "timeout": {"type": "int", "default": 60},
+                    "successes": {"type": "int", "default": 3},
+                },
+            },
+            "keep": {"type": "int", "default": 5},
+            "drain": {"type": "int", "default": 60},
+            "pool": {"type": "int", "default": 6},
+            "lock_timeout": {"type": "int", "default": 120},
+        },
+        required_if=[("state", "present", PRESENT)],
+        supports_check_mode=True,
+    )
+    given = module.params
+    root = Path(given["root"])
+    try:
+        if given["state"] == "absent":
+            outcome = _release.absent(given["name"], root, given["user"], given["lock_timeout"], module.check_mode)
+            diff = {"before": "".join(f"{line.removesuffix(' removed')}\n" for line in outcome.did), "after": ""}
+        else:
+            request = _request(given, root)
+            before = _release.describe(root)
+            outcome = _release.deploy(request, module.check_mode)
+            diff = _release.difference(before, request)
+    except _release.ReleaseFailed as error:
+        module.fail_json(msg="\n".join([str(error), *(f"  {line}" for line in error.journal)]))
+    except HostError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=outcome.changed, release=outcome.instance, previous=outcome.previous, did=outcome.did, diff=diff
+    )
+
+
+def _request(given: dict, root: Path) -> _release.Request:
+    health = dict(given["health"] or {})
+    return _release.Request(
+        name=given["name"],
+        root=root,
+        user=given["user"],
+        id=given["id"],
+        build=given["build"],
+        info=given["info"],
+        service=given["service"],
+        socket=given["socket"],
+        boot=given["boot"],
+        override=given["override"],
+        files=given["files"],
+        environment={key: str(value) for key, value in given["environment"].items()},
+        secrets=_release.unseal(given["secrets"]),
+        health=_release.Health(
+            path=health.get("path") or "/",
+            host=health.get("host") or "localhost",
+            scheme=health.get("scheme") or "http",
+            status=tuple(health.get("status") or ()),
+            contains=health.get("contains") or "",
+            timeout=health.get("timeout") or 60,
+            successes=health.get("successes") or 3,
+        ),
+        keep=given["keep"],
+        drain=given["drain"],
+        pool=given["pool"],
+        lock_timeout=given["lock_timeout"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the variable tables of the roles' READMEs from their argument specs: `./dev docs`.
+
+A README says where its table belongs with the line `| variable | type | default | meaning |`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).parents[1] / "roles"
+HEADER = "| variable | type | default | meaning |"
+RULE = "| --- | --- | --- | --- |"
+
+
+def roles() -> list[Path]:
+    """Return the roles' directories, by name."""
+    return sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml"))
+
+
+def options(role: Path) -> dict[str, dict[str, Any]]:
+    """Return the variables of *role* as its argument specs describe them."""
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    return dict(specs["argument_specs"]["main"].get("options") or {})
+
+
+def defaults(role: Path) -> dict[str, Any]:
+    """Return what the role's defaults/main.yml sets."""
+    path = role / "defaults" / "main.yml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
+def markdown(text: str | list[str]) -> str:
+    """Return Ansible's documentation markup as Markdown on one line, fit for a table's cell."""
+    line = " ".join(" ".join([text] if isinstance(text, str) else text).split())
+    line = re.sub(r"\b[COVEPM]\(([^()]*)\)", r"`\1`", line)
+    line = re.sub(r"\bB\(([^()]*)\)", r"**\1**", line)
+    line = re.sub(r"\bI\(([^()]*)\)", r"*\1*", line)
+    line = re.sub(r"\bL\(([^(),]*),\s*([^()]*)\)", r"[\1](\2)", line)
+    line = re.sub(r"\bU\(([^()]*)\)", r"<\1>", line)
+    return line.replace("|", "\\|")
+
+
+def value(option: dict[str, Any]) -> str:
+    """Return the default of *option* as a table's cell: a YAML value, `none`, or `required`."""
+    if option.get("required"):
+        return "required"
+    default = option.get("default")
+    if default is None:
+        return "none"
+    text = default if isinstance(default, str) and default else json.dumps(default, ensure_ascii=False)
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def kind(option: dict[str, Any]) -> str:
+    """Return the type of *option* as a table's cell."""
+    name = option.get("type", "str")
+    return f"{name} of {option['elements']}" if option.get("elements", "raw") != "raw" else str(name)
+
+
+def table(role: Path) -> list[str]:
+    """Return the lines of the table of *role*."""
+    return [
+        HEADER,
+        RULE,
+        *(
+            f"| `{name}` | {kind(option)} | {value(option)} | {markdown(option['description'])} |"
+            for name, option in options(role).items()
+        ),
+    ]
+
+
+def rewritten(role: Path) -> str:
+    """Return the README of *role* with the table that its argument specs ask for.
+
+    :raises ValueError: it does not say where the table belongs.
+    """
+    lines = (role / "README.md").read_text(encoding="utf-8").splitlines()
+    if HEADER not in lines:
+        raise ValueError(f"roles/{role.name}/README.md: the line '{HEADER}' is missing: there the table belongs")
+    start = end = lines.index(HEADER)
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    return "\n".join([*lines[:start], *table(role), *lines[end:]]) + "\n"
+
+
+def main() -> None:
+    """Rewrite every README that is not as it should be."""
+    for role in roles():
+        readme = role / "README.md"
+        text = rewritten(role)
+        if text != readme.read_text(encoding="utf-8"):
+            readme.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote roles/{role.name}/README.md\n")
+
+
+if __name__ == "__main__":
+    main()
