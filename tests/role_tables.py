@@ -94,12 +94,18 @@ def rewritten(role: Path) -> str:
 
 def main() -> None:
     """Rewrite every README that is not as it should be."""
+    problems = []
     for role in roles():
         readme = role / "README.md"
-        text = rewritten(role)
+        try:
+            text = rewritten(role)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
         if text != readme.read_text(encoding="utf-8"):
             readme.write_text(text, encoding="utf-8")
             sys.stdout.write(f"wrote roles/{role.name}/README.md\n")
+    sys.exit("\n".join(problems) or 0)
 
 
 if __name__ == "__main__":

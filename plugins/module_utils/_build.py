@@ -29,6 +29,7 @@ BUILDER = "_asgi-build"
 BUILDER_HOME = Path("/var/cache/asgi-build")
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 MARKER = "build.json"
+HOOK_LINES = 30
 #: In the order in which they are looked for.
 REQUIREMENTS = ("uv.lock", "pylock.toml", "requirements.txt", "pyproject.toml")
 #: Raise it when the way of building changes so that what is on hosts must be built anew.
@@ -42,6 +43,7 @@ class BuildRequest(t.NamedTuple):
     source: t.Mapping[str, t.Any]  # as _source.resolve() returned it
     requirements: str | None  # relative to the source; None: the first of REQUIREMENTS
     server_requirements: t.Sequence[str]  # PEP 508
+    hooks: t.Sequence[str]  # shell commands
     root: Path  # of the application
     python: str  # the interpreter on the host
     uv: str
@@ -65,7 +67,7 @@ def interpreter_version(python: str) -> str:
 def digest(request: BuildRequest, interpreter: str, machine: str) -> str:
     """Return the address of the build: the same for the same input."""
     what = [SCHEMA, request.source["digest"], request.source["kind"], request.requirements]
-    what += [sorted(request.server_requirements), interpreter, machine]
+    what += [sorted(request.server_requirements), list(request.hooks), interpreter, machine]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -163,12 +165,36 @@ def _fill(target: Path, request: BuildRequest, archive: Path | None) -> None:
     tool = _Uv(request, target)
     tool.run(["venv", "--quiet", "--python", request.python, str(target / "venv")], "source")
     tool.install(extra, _requirements(request, source))
+    for command in request.hooks:
+        _run_hook(request, target, command)
     # Bytecode beside the code: the application may not write there. A file that does not compile is not ours to judge.
     _system.run(
         [str(target / "venv/bin/python"), "-I", "-m", "compileall", "-q", str(source)],
         user=BUILDER,
         timeout=request.timeout,
     )
+
+
+def _run_hook(request: BuildRequest, target: Path, command: str) -> None:
+    """Run a hook in the build, as its user.
+
+    :raises HostError: it failed; the message holds the end of what it said.
+    """
+    done = _system.run(
+        ["/bin/sh", "-c", command],
+        user=BUILDER,
+        environment={
+            "PATH": f"{target / 'venv/bin'}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(BUILDER_HOME),
+            "VIRTUAL_ENV": str(target / "venv"),
+            "SSL_CERT_FILE": str(CA_BUNDLE),
+        },
+        cwd=target / "src",
+        timeout=request.timeout,
+    )
+    if done.returncode:
+        said = "\n".join(f"  {line}" for line in (done.stdout + done.stderr).splitlines()[-HOOK_LINES:])
+        raise HostError(f"{request.name}: hooks.build: {command!r} ended with status {done.returncode}\n{said}")
 
 
 class _Uv:

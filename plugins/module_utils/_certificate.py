@@ -199,9 +199,11 @@ def ensure(
     :param renew_before: seconds before its end at which a certificate is replaced.
     :param step: called with a name between the steps; tests cut the process off there.
     :return: a result for each of *wanted*, and the absent names that were there.
-    :raises HostError: no OpenSSL, or it fails.
+    :raises HostError: a value that will not do; no OpenSSL, or it fails.
     """
     check(wanted, absent)
+    if days * DAY <= renew_before:
+        raise HostError(f"days: found {days}, expected more than the {renew_before / DAY:g} days of renew_days")
     if check_mode:
         results = [_judge(root, one, renew_before) for one in wanted]
         return results, [name for name in absent if (root / name).is_symlink()]

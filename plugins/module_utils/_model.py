@@ -226,6 +226,11 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     for name in sorted(both):
         problems.append(f"secrets.{name}: also in environment, expected in one of them")
     _check_locations(app.get("locations"), check, problems)
+    for kind, commands in _items(app.get("hooks")):
+        for index, command in enumerate(commands if isinstance(commands, (list, tuple)) else ()):
+            parts = command if isinstance(command, (list, tuple)) else [command]
+            if not parts or not all(isinstance(part, str) and part and "\0" not in part for part in parts):
+                problems.append(f"hooks.{kind}[{index}]: found {_kind(command)}, expected a command or its arguments")
     for name, value in _items(app.get("sandbox")):
         if not DIRECTIVE.fullmatch(str(name)):
             problems.append(f"sandbox: found {_show(name)}, expected the name of a systemd directive")

@@ -206,8 +206,9 @@ def explain(output: str, names: t.Mapping[str, str], lines_around: int = 2) -> s
             text = text.replace(staged, real)
         return text
 
-    said = [re.sub(r"^nginx: ", "", line) for line in output.splitlines() if line.strip()]
-    shown = [known(line) for line in said if not line.startswith("configuration file ")]
+    # Printed twice, the second time as it is logged, when the error log is open by then.
+    said = dict.fromkeys(_plain(line) for line in output.splitlines() if line.strip())
+    shown = [known(line) for line in said if not line.startswith(("configuration file ", "the configuration file "))]
     for path, number in places:
         lines = (read(Path(path)) or "").splitlines()
         first = max(number - lines_around, 1)
@@ -221,8 +222,13 @@ def explain(output: str, names: t.Mapping[str, str], lines_around: int = 2) -> s
 
 def warnings_of(output: str) -> list[str]:
     """The warnings among what ``nginx -t`` printed."""
-    found = (re.sub(r"^nginx: \[warn\] ", "", line) for line in output.splitlines() if "[warn]" in line)
-    return list(dict.fromkeys(found))
+    plain = (_plain(line) for line in output.splitlines())
+    return list(dict.fromkeys(line[len("[warn] ") :] for line in plain if line.startswith("[warn] ")))
+
+
+def _plain(line: str) -> str:
+    """A message of Nginx's without its name, or time and process id."""
+    return re.sub(r"^(?:nginx: |\d\S+ \S+ (?=\[))(\[\w+\] )?(?:[\d#]+: )?", r"\1", line)
 
 
 def unread(marker: Path, on_disk: str) -> bool:
@@ -508,6 +514,7 @@ class Systemd:
 
     def start(self) -> None:
         size = self._log_size()
+        systemctl("reset-failed", SERVICE)  # earlier failures must not count against this start
         done = systemctl("start", SERVICE)
         if done.returncode:
             said = self._complaints(size) or systemctl("status", "--lines=10", SERVICE).stdout.strip().splitlines()
@@ -530,6 +537,9 @@ class Systemd:
         while time.monotonic() < until:
             if self.workers(master) - before:
                 return
+            # A port in use is tried again for a while; after anything else the master process has given up.
+            if any("] bind() to" not in line for line in self._complaints(size)):
+                break
             time.sleep(0.02)
         said = self._complaints(size) or [f"no new worker process within {self.timeout:g} s"]
         raise Refused("\n".join(["Nginx did not take the configuration; what was there was put back.", *said]))
@@ -564,5 +574,4 @@ class Systemd:
                 lines = log.read(64 * 1024).decode("utf-8", "replace").splitlines()
         except OSError:
             return []
-        said = (re.sub(r"^\S+ \S+ (\[\w+\]) [\d#]+: ", r"\1 ", line) for line in lines if "[emerg]" in line)
-        return list(dict.fromkeys(said))
+        return list(dict.fromkeys(_plain(line) for line in lines if "[emerg]" in line))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import typing as t
 
 from ansible_collections.asgi.stack.plugins.module_utils import _model
@@ -17,6 +18,9 @@ from ansible_collections.asgi.stack.plugins.module_utils import _model
 #: Seconds after which Nginx gives up a pooled connection to a release: in use, and idle. Their sum is how long a
 #: connection to an old release can stay in the pool after the switch.
 KEEPALIVE = {"time": 3, "timeout": 2}
+
+#: What the edge is told about an application; none of it makes a release another one.
+_EDGE = ("domains", "tls", "locations", "max_body_size", "request_timeout")
 
 
 def plan(
@@ -46,7 +50,8 @@ def plan(
 
 
 def _absent(name: str, root: str) -> dict[str, t.Any]:
-    return {"name": name, "state": "absent", "root": f"{root}/{name}", "user": f"asgi-{name}"}
+    edge = {"name": name, "state": "absent"}
+    return {"name": name, "state": "absent", "root": f"{root}/{name}", "user": f"asgi-{name}", "edge": edge}
 
 
 def _present(
@@ -71,14 +76,24 @@ def _present(
         "application": application,
         "workers": sized["workers"],
         "workers_reason": sized["reason"],
-        "upstream": f"{live}/app.sock",
-        "source_dir": f"{live}/build/src",
         "keepalive": dict(KEEPALIVE),
+        "edge": {
+            **{key: app[key] for key in ("name", "state", *_EDGE)},
+            "upstream": f"{live}/app.sock",
+            "source_dir": f"{live}/build/src",
+            "keepalive": dict(KEEPALIVE),
+        },
+        "hooks": {kind: [_shell(command) for command in app["hooks"][kind]] for kind in ("build", "migrate")},
         "environment": {key: str(value) for key, value in sorted(app["environment"].items())},
         "secret_names": sorted(str(key) for key in app["secrets"]),
     }
     planned["id"] = _identity(planned)
     return planned
+
+
+def _shell(command: str | t.Sequence[str]) -> str:
+    """Return a command, a string for the shell or a list of arguments, as the former."""
+    return str(command) if isinstance(command, str) else shlex.join(str(part) for part in command)
 
 
 def _server(
@@ -108,7 +123,7 @@ def _identity(planned: t.Mapping[str, t.Any]) -> str:
     It stands for what runs, not for how the edge treats it (a new domain is no new release). It leaves out what
     differs between hosts (the worker count) and the values of secrets, because the id is public.
     """
-    keys = ("name", "application", "requirements", "environment", "secret_names", "sandbox")
+    keys = ("name", "application", "requirements", "environment", "secret_names", "sandbox", "hooks")
     what = {key: planned[key] for key in keys}
     what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv", "type")}
     what["source"] = planned["source"]["digest"]

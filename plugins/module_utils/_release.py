@@ -65,8 +65,25 @@ class Health:
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """How an application's releases are switched; they make no difference to what runs. Times are in seconds."""
+
+    health: Health
+    keep: int = 5  # so many releases stay
+    drain: float = 60  # that an old release may finish what is connected to it
+    pool: float = 6  # after which Nginx has given up its pooled connections to an old release
+    lock_timeout: float = 120
+
+    @classmethod
+    def load(cls, values: t.Mapping[str, t.Any]) -> Settings:
+        """Return the settings that ``dataclasses.asdict`` wrote to a release's JSON file."""
+        health = dict(values["health"])
+        return cls(**{**values, "health": Health(**{**health, "status": tuple(health["status"])})})
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
-    """A release that is wanted. Times are in seconds."""
+    """A release that is wanted."""
 
     name: str
     root: Path
@@ -81,18 +98,15 @@ class Request:
     files: t.Mapping[str, str]
     environment: t.Mapping[str, str]
     secrets: t.Mapping[str, str] = dataclasses.field(repr=False)
-    health: Health
-    keep: int
-    drain: float
-    pool: float
-    lock_timeout: float
+    migrate: tuple[str, ...]  # shell commands
+    settings: Settings
 
     def digest(self) -> str:
         """Return what changes whenever anything about the release does, secrets included: for root's eyes only."""
         what = dataclasses.asdict(self)
-        for key in ("root", "info", "keep", "drain", "pool", "lock_timeout", "health"):
+        for key in ("root", "info", "settings"):
             del what[key]
-        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +118,34 @@ class Release:
     info: t.Mapping[str, t.Any]
 
     @property
+    def name(self) -> str:
+        """The application's name."""
+        return str(self.info["name"])
+
+    @property
     def generation(self) -> int:
+        """Its number on this host; a later one is higher."""
         return int(self.instance.partition("-")[0])
+
+    @property
+    def service(self) -> str:
+        """The unit that runs it."""
+        return f"asgi-{self.name}@{self.instance}.service"
+
+    @property
+    def socket_unit(self) -> str:
+        """The unit that holds its socket."""
+        return f"asgi-{self.name}@{self.instance}.socket"
+
+    @property
+    def socket_path(self) -> Path:
+        """The socket that it listens on."""
+        return RUN / self.name / f"{self.instance}.sock"
+
+    @property
+    def settings(self) -> Settings:
+        """How it is switched to and from."""
+        return Settings.load(self.info["settings"])
 
     @property
     def state(self) -> State:
@@ -115,8 +155,7 @@ class Release:
 
     def mark(self, state: str, **more: t.Any) -> None:
         """Write down that the release is now in *state*."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        marked = {**self.state, **more, "state": state, f"{state}_at": now}
+        marked = {**self.state, **more, "state": state, f"{state}_at": _now()}
         _system.write(self.path / "state.json", json.dumps(marked, indent=1) + "\n")
 
 
@@ -124,10 +163,14 @@ class Release:
 class Outcome:
     """What a run did, or in check mode would do."""
 
-    changed: bool
     instance: str | None
     previous: str | None = None
     did: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was, or would be, done."""
+        return bool(self.did)
 
 
 def unseal(text: str) -> dict[str, str]:
@@ -156,111 +199,255 @@ def live(root: Path) -> Release | None:
     return next((release for release in releases(root) if release.instance == instance), None)
 
 
-def deploy(request: Request, check: bool = False) -> Outcome:
+def deploy(request: Request, *, prepare: bool = False, check: bool = False) -> Outcome:
     """Make the wanted release live, unless it is; see the module's description for the order.
 
+    :param prepare: stop before the switch: the release is started, healthy, and without traffic.
     :param check: change nothing, return what would be done.
     :raises ReleaseFailed: the new release was not good, and was stopped.
     :raises HostError: something on the host is in the way; nothing was switched.
     """
-    if check:
-        return _deploy(request, check=True)
-    with _system.locked(request.name, request.lock_timeout):
-        try:
-            return _deploy(request, check=False)
-        except OSError as error:
-            raise HostError(f"{request.name}: the release failed: {_system.explain(error)}") from None
+    with _transaction(request.name, request.settings.lock_timeout, check):
+        current = live(request.root)
+        outcome = Outcome(current.instance if current else None)
+        if _system.ensure_user(request.user, f"/var/lib/asgi/{request.name}", check):
+            outcome.did.append(f"user {request.user} made")
+        if current is not None and current.info["digest"] == request.digest():
+            _converge(request, current, outcome, check)
+            _clear_leftovers(request.root, request.name, None, outcome, check)
+            return outcome
+        word = "prepared" if prepare else "made live"
+        outcome.did.append(f"release {request.id} {word}" + (f" after {current.instance}" if current else ""))
+        if check:
+            return outcome
+        new = _prepared(request) or _stage(request)
+        _clear_leftovers(request.root, request.name, new, outcome, check)
+        _install_units(request, new, check)
+        _bring_up(request.root, new)
+        if not prepare:
+            _switch(request.root, new, outcome)
+        return outcome
 
 
-def _deploy(request: Request, check: bool) -> Outcome:
-    current = live(request.root)
-    outcome = Outcome(False, current.instance if current else None)
-    if _system.ensure_user(request.user, f"/var/lib/asgi/{request.name}", check):
-        outcome.did.append(f"user {request.user} made")
-    wanted = current is not None and current.info["digest"] == request.digest()
-    if wanted and current is not None:
-        _converge(request, current, outcome, check)
-    else:
-        outcome.did.append(f"release {request.id} made live" + (f" after {current.instance}" if current else ""))
+def migrate(request: Request, check: bool = False) -> Outcome:
+    """Run the hooks ``migrate`` of the prepared release, once for all releases of the same id.
+
+    :raises ReleaseFailed: a hook failed; the release was stopped and what is live is live still.
+    """
+    with _transaction(request.name, request.settings.lock_timeout, check):
+        current = live(request.root)
+        outcome = Outcome(current.instance if current else None)
+        if any(r.info["id"] == request.id and "migrated_at" in r.state for r in releases(request.root)):
+            return outcome
+        if current is not None and current.info["digest"] == request.digest():
+            return outcome
+        outcome.did.append(f"release {request.id} migrated")
+        if check:
+            return outcome
+        new = _prepared(request)
+        if new is None:
+            raise HostError(f"{request.name}: hooks.migrate: there is no prepared release {request.id}")
+        _run_migrate(request, new)
+        new.mark("staged", migrated_at=_now())
+        return outcome
+
+
+def rollback(name: str, root: Path, wanted: str | None, lock_timeout: float, check: bool = False) -> Outcome:
+    """Make a release live again that was healthy while it was live, with its code and its configuration.
+
+    :param wanted: its name or id; None for the last one before what is live that is not the same as that.
+    :raises HostError: there is none.
+    """
+    with _transaction(name, lock_timeout, check):
+        current = live(root)
+        target = _rollback_target(name, root, current, wanted)
+        outcome = Outcome(current.instance if current else None)
+        if target == current:
+            return outcome
+        outcome.did.append(f"rolled back to release {target.instance}")
         if not check:
-            outcome.previous = outcome.instance
-            outcome.instance = _replace(request, current).instance
-    _clear_leftovers(request, outcome, check)
-    outcome.changed = bool(outcome.did)
-    return outcome
+            _start_again(root, target, outcome)
+        return outcome
+
+
+def rollback_candidates(root: Path, current: Release | None) -> list[Release]:
+    """Return the releases that can be made live again, the best first."""
+    been_live = [release for release in releases(root) if "live_at" in release.state and release != current]
+    buildable = [release for release in been_live if _build.is_complete(root / "builds" / str(release.info["build"]))]
+    return [release for release in reversed(buildable) if release.state["state"] != "failed"]
+
+
+def _rollback_target(name: str, root: Path, current: Release | None, wanted: str | None) -> Release:
+    candidates = rollback_candidates(root, current)
+    if wanted:
+        if current is not None and wanted in (current.instance, current.info["id"]):
+            return current
+        for release in candidates:
+            if wanted in (release.instance, release.info["id"]):
+                return release
+        has = ", ".join(release.instance for release in candidates) or "none"
+        raise HostError(f"{name}: found no release {wanted} to roll back to, expected one that was live before ({has})")
+    for release in candidates:
+        if current is None:
+            return release
+        if release.generation < current.generation and release.info["digest"] != current.info["digest"]:
+            return release
+    raise HostError(f"{name}: there is no release to roll back to: none before this one was live, or they were pruned")
+
+
+def restart(name: str, root: Path, lock_timeout: float, check: bool = False) -> Outcome:
+    """Replace the live release by a fresh instance of itself, through the same switch.
+
+    :raises HostError: nothing is live.
+    """
+    with _transaction(name, lock_timeout, check):
+        current = live(root)
+        if current is None:
+            raise HostError(f"{name}: nothing is live on this host, so there is nothing to restart")
+        outcome = Outcome(current.instance, did=[f"release {current.instance} restarted"])
+        if not check:
+            copies = {path.name: path.read_text(encoding="utf-8") for path in current.path.iterdir() if _is_file(path)}
+            modes = {path.name: path.stat().st_mode & 0o777 for path in current.path.iterdir() if _is_file(path)}
+            copies.pop("state.json", None)
+            new = _write_release(root, current.info, copies, modes)
+            new.mark("staged", **{key: value for key, value in current.state.items() if key == "migrated_at"})
+            _start_again(root, new, outcome)
+        return outcome
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _start_again(root: Path, release: Release, outcome: Outcome) -> None:
+    """Start a release that is on the host, ask for its health and switch to it."""
+    _system.systemctl("stop", drain_unit(release.name, release.instance))
+    _clear_leftovers(root, release.name, release, outcome, check=False)
+    if _write_units({UNITS / f"{release.service}.d" / "release.conf": (release.path / "override.conf").read_text()}):
+        _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
+    _bring_up(root, release)
+    _switch(root, release, outcome)
+
+
+@contextlib.contextmanager
+def _transaction(name: str, lock_timeout: float, check: bool) -> t.Iterator[None]:
+    """Nobody else works on the application; what the disk or the kernel refuses is said in words."""
+    try:
+        if check:
+            yield
+        else:
+            with _system.locked(name, lock_timeout):
+                yield
+    except OSError as error:
+        raise HostError(f"{name}: the release failed: {_system.explain(error)}") from None
 
 
 def _converge(request: Request, current: Release, outcome: Outcome, check: bool) -> None:
     """Have what is live run, and start at a boot."""
-    if _install_units(request, current.instance, check):
+    if _install_units(request, current, check):
         outcome.did.append("units written")
-    service, socket_unit, boot = (
-        f"asgi-{request.name}@{current.instance}.service",
-        f"asgi-{request.name}@{current.instance}.socket",
-        f"asgi-{request.name}.service",
-    )
-    states = {unit: _show(unit) for unit in (service, socket_unit, boot)}
-    if not all(states[unit].get("ActiveState") in ("active", "activating", "reloading") for unit in (service, socket_unit)):
-        outcome.did.append(f"{service} started")
+    boot = f"asgi-{request.name}.service"
+    states = [_show(unit).get("ActiveState") for unit in (current.service, current.socket_unit)]
+    if not all(state in ("active", "activating", "reloading") for state in states):
+        outcome.did.append(f"{current.service} started")
         if not check:
-            _start(request, current)
-    if states[boot].get("UnitFileState") != "enabled" or states[boot].get("ActiveState") != "active":
+            _start(request.root, current)
+    shown = _show(boot)
+    if shown.get("UnitFileState") != "enabled" or shown.get("ActiveState") != "active":
         outcome.did.append(f"{boot} enabled")
         if not check:
-            _enable(request)
+            _enable(request.name)
 
 
-def _replace(request: Request, current: Release | None) -> Release:
-    """Stage the wanted release, start it, ask for its health, switch to it and let the one before drain."""
-    if not _build.is_complete(request.root / "builds" / request.build):
-        raise HostError(f"{request.name}: there is no build {request.build} on the host")
-    new = _stage(request)
+def _bring_up(root: Path, new: Release) -> None:
+    """Start a release; if it is not good, stop it, and keep it for inspection."""
     try:
-        _install_units(request, new.instance, check=False)
-        _start(request, new)
+        _start(root, new)
     except BaseException as error:
-        _stop(request.name, new.instance)
-        new.mark("failed", reason=str(error))
-        _prune(request)
+        _give_up(root, new, str(error))
         raise
-    _system.point(request.root / "live", f"releases/{new.instance}")
+
+
+def _give_up(root: Path, new: Release, reason: str) -> None:
+    _stop(new)
+    new.mark("failed", reason=reason)
+    _prune(root, new)
+
+
+def _switch(root: Path, new: Release, outcome: Outcome) -> None:
+    """Make a healthy release live and let the one before it drain."""
+    current = live(root)
+    _system.point(root / "live", f"releases/{new.instance}")
     new.mark("live")
-    _enable(request)
-    if current is not None and current.instance != new.instance:
-        _retire(request, current)
-    _prune(request)
-    return new
+    _enable(new.name)
+    if current is not None and current != new:
+        _retire(current, new.settings)
+        outcome.previous = current.instance
+    outcome.instance = new.instance
+    _prune(root, new)
+
+
+def _prepared(request: Request) -> Release | None:
+    """Return the wanted release if an earlier run staged it and got no further."""
+    for release in reversed(releases(request.root)):
+        if release.info["digest"] == request.digest() and release.state["state"] == "staged":
+            return release
+    return None
 
 
 def _stage(request: Request) -> Release:
-    """Write the release's directory; it gets its name when it is complete."""
-    folder = request.root / "releases"
+    """Write the wanted release's directory."""
+    if not _build.is_complete(request.root / "builds" / request.build):
+        raise HostError(f"{request.name}: there is no build {request.build} on the host")
+    info = {
+        **request.info,
+        "name": request.name,
+        "id": request.id,
+        "build": request.build,
+        "digest": request.digest(),
+        "user": request.user,
+        "settings": dataclasses.asdict(request.settings),
+    }
+    files = {**_configuration(request), "release.json": json.dumps(info, indent=1, sort_keys=True) + "\n"}
+    modes = dict.fromkeys(("environment", "secrets", "release.json"), 0o600)
+    return _write_release(request.root, info, files, modes)
+
+
+def _configuration(request: Request) -> dict[str, str]:
+    """Return the files of the release's configuration, secrets included."""
+    files = {
+        **request.files,
+        "environment": _environment_file(request.environment),
+        "secrets": _environment_file(request.secrets),
+        "override.conf": request.override,
+    }
+    if request.migrate:
+        files["migrate.sh"] = "".join(f"{command}\n" for command in ("set -e", *request.migrate))
+    return files
+
+
+def _write_release(
+    root: Path, info: t.Mapping[str, t.Any], files: t.Mapping[str, str], modes: t.Mapping[str, int]
+) -> Release:
+    """Write a release's directory; it gets its name when it is complete."""
+    folder = root / "releases"
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name.startswith("."):
             _system.remove(path)
-    generation = max((release.generation for release in releases(request.root)), default=0) + 1
-    instance = f"{generation:04d}-{request.id}"
+    generation = max((release.generation for release in releases(root)), default=0) + 1
+    instance = f"{generation:04d}-{info['id']}"
+    new = Release(instance, folder / instance, info)
     staged = folder / f".{instance}"
     staged.mkdir(mode=0o755)
-    for name, content in request.files.items():
-        _system.write(staged / name, content)
-    _system.write(staged / "environment", _environment_file(request.environment), 0o600)
-    _system.write(staged / "secrets", _environment_file(request.secrets), 0o600)
-    _system.write(staged / "override.conf", request.override)
-    os.symlink(f"../../builds/{request.build}", staged / "build")
-    os.symlink(str(socket_path(request.name, instance)), staged / "app.sock")
-    info = {**request.info, "name": request.name, "id": request.id, "build": request.build, "digest": request.digest()}
-    _system.write(staged / "release.json", json.dumps(info, indent=1, sort_keys=True) + "\n", 0o600)
+    for name, content in files.items():
+        _system.write(staged / name, content, modes.get(name, 0o644))
+    os.symlink(f"../../builds/{info['build']}", staged / "build")
+    os.symlink(str(new.socket_path), staged / "app.sock")
     _system.sync(staged)
-    staged.rename(folder / instance)
+    staged.rename(new.path)
     _system.sync(folder)
-    return Release(instance, folder / instance, info)
-
-
-def socket_path(name: str, instance: str) -> Path:
-    """Return the path of the socket that a release listens on."""
-    return RUN / name / f"{instance}.sock"
+    return new
 
 
 def _environment_file(values: t.Mapping[str, str]) -> str:
@@ -272,49 +459,59 @@ def _environment_file(values: t.Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def _install_units(request: Request, instance: str, check: bool) -> bool:
-    """Write the application's units and the instance's own settings where they differ; return whether they did."""
-    template = f"asgi-{request.name}@"
-    tmpfiles = f"d {RUN} 0755 root root -\nd {RUN / request.name} 0750 root {EDGE_GROUP} -\n"
+def _install_units(request: Request, release: Release, check: bool) -> bool:
+    """Write the application's units and the release's own settings where they differ; return whether they did."""
+    tmpfiles = TMPFILES / f"asgi-{request.name}.conf"
     wanted = {
-        UNITS / f"{template}.service": request.service,
-        UNITS / f"{template}.socket": request.socket,
+        UNITS / f"asgi-{request.name}@.service": request.service,
+        UNITS / f"asgi-{request.name}@.socket": request.socket,
         UNITS / f"asgi-{request.name}.service": request.boot,
-        UNITS / f"{template}{instance}.service.d/release.conf": request.override,
-        TMPFILES / f"asgi-{request.name}.conf": tmpfiles,
+        UNITS / f"{release.service}.d" / "release.conf": request.override,
+        tmpfiles: f"d {RUN} 0755 root root -\nd {RUN / request.name} 0750 root {EDGE_GROUP} -\n",
     }
-    differing = {path: text for path, text in wanted.items() if _system.read(path) != text}
     if check:
-        return bool(differing)
-    for path, text in differing.items():
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _system.write(path, text)
-    if not (RUN / request.name).is_dir() or TMPFILES / f"asgi-{request.name}.conf" in differing:
-        _must(_system.run(["systemd-tmpfiles", "--create", f"asgi-{request.name}.conf"]), "systemd-tmpfiles")
+        return any(_system.read(path) != text for path, text in wanted.items())
+    written = _write_units(wanted)
+    if tmpfiles in written or not (RUN / request.name).is_dir():
+        _must(_system.run(["systemd-tmpfiles", "--create", tmpfiles.name]), "systemd-tmpfiles")
     # Also where a run was cut off between writing and loading.
-    if differing or _show(f"{template}{instance}.service").get("NeedDaemonReload") == "yes":
+    if written or _show(release.service).get("NeedDaemonReload") == "yes":
         _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
-    return bool(differing)
+    return bool(written)
 
 
-def _start(request: Request, release: Release) -> None:
+def _write_units(wanted: t.Mapping[Path, str]) -> list[Path]:
+    """Write the files that differ and return them."""
+    differing = [path for path, text in wanted.items() if _system.read(path) != text]
+    for path in differing:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _system.write(path, wanted[path])
+    return differing
+
+
+def _start(root: Path, release: Release) -> None:
     """Start a release and wait until it is healthy.
 
     :raises ReleaseFailed: it does not become so.
     """
-    service = f"asgi-{request.name}@{release.instance}.service"
-    socket_unit = f"asgi-{request.name}@{release.instance}.socket"
-    _system.systemctl("reset-failed", service, socket_unit)
-    _must(_system.systemctl("start", socket_unit), f"{socket_unit} does not start")
-    _must(_system.systemctl("start", "--no-block", service), f"{service} does not start")
-    reason = _await_health(service, socket_path(request.name, release.instance), request.health)
+    _system.systemctl("reset-failed", release.service, release.socket_unit)
+    _must(_system.systemctl("start", release.socket_unit), f"{release.socket_unit} does not start")
+    _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
+    reason = _await_health(release.service, release.socket_path, release.settings.health)
     if reason is None:
         return
-    said = _journal(service, request.secrets)
-    _stop(request.name, release.instance)
-    cannot = _why_not_importable(request, release)
-    message = cannot or f"health: {reason}"
-    raise ReleaseFailed(f"{request.name}: {message} (release {release.instance}, stopped)", said)
+    secrets = _secret_values(release)
+    said = _journal(release.service, secrets)
+    _stop(release)
+    message = _why_not_importable(release, secrets) or f"health: {reason}"
+    raise ReleaseFailed(f"{release.name}: {message} (release {release.instance}, stopped)", said)
+
+
+def _secret_values(release: Release) -> list[str]:
+    """Return the values of a release's secrets, to keep them out of what is shown."""
+    text = _system.read(release.path / "secrets") or ""
+    values = re.findall(r'^[A-Za-z_][A-Za-z0-9_]*="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for value in values]
 
 
 def _await_health(service: str, path: Path, health: Health) -> str | None:
@@ -394,13 +591,13 @@ except BaseException as error:
 """
 
 
-def _why_not_importable(request: Request, release: Release) -> str | None:
+def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | None:
     """Return in words why the application does not import, as its user and in its environment; None if it does."""
-    application = str(request.info.get("app", ""))
+    application = str(release.info.get("app", ""))
     build = release.path / "build"
     # 9 is what the check above ends with; whatever else goes wrong here says nothing about the application.
     done = _system.run(
-        ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--property=User={request.user}"]
+        ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--property=User={release.info['user']}"]
         + [f"--property=EnvironmentFile={release.path / name}" for name in ("environment", "secrets")]
         + [f"--property=WorkingDirectory={build / 'src'}", "--property=RuntimeMaxSec=30", "--property=ProtectSystem=strict"]
         + ["--property=PrivateTmp=true", str(build / "venv/bin/python"), "-c", _IMPORT_CHECK, application],
@@ -409,24 +606,62 @@ def _why_not_importable(request: Request, release: Release) -> str | None:
     if done.returncode != 9:
         return None
     lines = done.stdout.strip().splitlines() or ["it does not say why"]
-    return f"app: {application!r} cannot be imported: {_redact(lines[-1], request.secrets)}"
+    return f"app: {application!r} cannot be imported: {_redact(lines[-1], secrets)}"
 
 
-def _journal(service: str, secrets: t.Mapping[str, str]) -> list[str]:
-    done = _system.run(["journalctl", "--unit", service, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"])
+#: What a hook's unit does not take over from the service: how it is started again, and what belongs to a server.
+_NOT_FOR_HOOKS = re.compile(r"(Type|ExecStart|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)=")
+
+
+def _run_migrate(request: Request, release: Release) -> None:
+    """Run the hooks with the release's code and environment, as the application's user, in its sandbox.
+
+    :raises ReleaseFailed: one failed; the message holds what it said.
+    """
+    unit = f"asgi.migrate-{release.name}-{release.instance}.service"
+    path = Path("/run/systemd/system") / unit
+    service = request.service.partition("[Service]\n")[2] + request.override.partition("[Service]\n")[2]
+    lines = [line for line in service.replace("%i", release.instance).splitlines() if not _NOT_FOR_HOOKS.match(line)]
+    script = release.path / "migrate.sh"
+    lines += [
+        "Type=oneshot",
+        "TimeoutStartSec=infinity",
+        f"SyslogIdentifier=asgi-{release.name}",
+        f'Environment="PATH={release.path / "build/venv/bin"}:/usr/local/bin:/usr/bin:/bin"',
+        f"ExecStart=/bin/sh {script}",
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _system.write(path, "[Unit]\nDescription=Hooks of a release\n[Service]\n" + "\n".join(lines) + "\n")
+    try:
+        _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
+        done = _system.systemctl("start", unit, timeout=86400)
+        said = _journal(unit, _secret_values(release))
+    finally:
+        _system.remove(path)
+        _system.systemctl("reset-failed", unit)
+        _system.systemctl("daemon-reload")
+    if done.returncode:
+        message = f"{release.name}: hooks.migrate: a command failed (release {release.instance}, stopped)"
+        _give_up(request.root, release, message)
+        raise ReleaseFailed(message, said)
+
+
+def _journal(unit: str, secrets: t.Sequence[str]) -> list[str]:
+    done = _system.run(["journalctl", "--unit", unit, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"])
     return [_redact(line, secrets) for line in done.stdout.splitlines()]
 
 
-def _redact(line: str, secrets: t.Mapping[str, str]) -> str:
-    for value in secrets.values():
-        if len(value) >= 4:
-            line = line.replace(value, "****")
+def _redact(line: str, secrets: t.Sequence[str]) -> str:
+    for value in secrets:
+        for part in value.splitlines():
+            if len(part) >= 4:
+                line = line.replace(part, "****")
     return line
 
 
 def _show(unit: str) -> dict[str, str]:
     """Return what systemd knows about *unit*."""
-    wanted = "ActiveState,SubState,UnitFileState,NRestarts,Result,ExecMainStatus,MainPID,NeedDaemonReload"
+    wanted = "ActiveState,SubState,UnitFileState,NRestarts,Result,ExecMainStatus,MainPID,NeedDaemonReload,ControlGroup"
     done = _system.systemctl("show", "--property", wanted, unit)
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
@@ -437,26 +672,26 @@ def _children(pid: int) -> set[int]:
     return {int(child) for child in (text or "").split()}
 
 
-def _enable(request: Request) -> None:
-    boot = f"asgi-{request.name}.service"
+def _enable(name: str) -> None:
+    boot = f"asgi-{name}.service"
     _must(_system.systemctl("enable", "--now", boot), f"{boot} cannot be enabled")
 
 
-def _retire(request: Request, old: Release) -> None:
+def _retire(old: Release, settings: Settings) -> None:
     """Let the host stop *old* by itself when nothing is connected to it any more, or ``drain`` has passed.
 
     The host does it and not this process, so that it also happens when the run is cut off here.
     """
     old.mark("retired")
-    listening = re.escape(str(socket_path(request.name, old.instance)))
+    listening = re.escape(str(old.socket_path))
     script = (
-        f"sleep {request.pool:g}; until=$(($(date +%s) + {int(request.drain)})); "
+        f"sleep {settings.pool:g}; until=$(($(date +%s) + {int(settings.drain)})); "
         # Of a unix socket's lines in /proc/net/unix, state 03 is a connection, and the last column the path.
         f"while grep -Eq ' 03 +[0-9]+ {listening}$' /proc/net/unix && [ $(date +%s) -lt $until ]; do sleep 1; done; "
-        f"exec systemctl stop asgi-{request.name}@{old.instance}.socket asgi-{request.name}@{old.instance}.service"
+        f"exec systemctl stop {old.socket_unit} {old.service}"
     )
-    unit = drain_unit(request.name, old.instance)
-    command = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--description=Drain {old.instance} of {request.name}"]
+    unit = drain_unit(old.name, old.instance)
+    command = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--description=Drain {old.instance} of {old.name}"]
     _must(_system.run([*command, "/bin/sh", "-c", script]), f"{unit} does not start")
 
 
@@ -465,9 +700,14 @@ def drain_unit(name: str, instance: str) -> str:
     return f"asgi.drain-{name}-{instance}.service"
 
 
-def _stop(name: str, instance: str) -> None:
-    _system.systemctl("stop", f"asgi-{name}@{instance}.socket", f"asgi-{name}@{instance}.service", timeout=300)
-    _system.systemctl("reset-failed", f"asgi-{name}@{instance}.socket", f"asgi-{name}@{instance}.service")
+def _stop(release: Release) -> None:
+    _stop_instance(release.name, release.instance)
+
+
+def _stop_instance(name: str, instance: str) -> None:
+    units = [f"asgi-{name}@{instance}.socket", f"asgi-{name}@{instance}.service"]
+    _system.systemctl("stop", *units, timeout=300)
+    _system.systemctl("reset-failed", *units)
 
 
 def running(name: str) -> set[str]:
@@ -481,41 +721,42 @@ def running(name: str) -> set[str]:
     return found
 
 
-def _clear_leftovers(request: Request, outcome: Outcome, check: bool) -> None:
-    """Retire what runs, is not live and is not draining: a run was cut off after it started it, or before it drained it."""
-    current = live(request.root)
-    known = {release.instance: release for release in releases(request.root)}
-    for instance in sorted(running(request.name)):
-        if current is not None and instance == current.instance:
+def _clear_leftovers(root: Path, name: str, wanted: Release | None, outcome: Outcome, check: bool) -> None:
+    """Stop what runs and is neither live, nor wanted, nor draining: a run was cut off after it had started it.
+
+    What was live once is drained, as that run would have done.
+    """
+    known = {release.instance: release for release in releases(root)}
+    spared = {release.instance for release in (live(root), wanted) if release is not None}
+    for instance in sorted(running(name) - spared):
+        if _show(drain_unit(name, instance)).get("ActiveState") in ("active", "activating"):
             continue
-        if check and current is None:
-            continue
-        if _show(drain_unit(request.name, instance)).get("ActiveState") in ("active", "activating"):
-            continue
-        if check and outcome.did:
-            continue  # what would be replaced now is no leftover
         outcome.did.append(f"leftover {instance} stopped")
         if check:
             continue
-        if instance in known:
-            _retire(request, known[instance])
+        release = known.get(instance)
+        if release is not None and "live_at" in release.state:
+            _retire(release, release.settings)
         else:
-            _stop(request.name, instance)
+            _stop_instance(name, instance)
 
 
-def _prune(request: Request) -> None:
-    """Remove the oldest releases beyond ``keep``, and builds that no release uses; never what is live, before it, or runs."""
-    found = releases(request.root)
-    current = live(request.root)
+def _prune(root: Path, wanted: Release) -> None:
+    """Remove the oldest releases beyond ``keep``, and builds that no release uses.
+
+    Never what is live, was live before it, runs, or is wanted.
+    """
+    found = releases(root)
+    current = live(root)
     been_live = [release for release in found if "live_at" in release.state and release != current]
-    keep = {release.instance for release in found[-request.keep :]} | running(request.name)
-    keep |= {release.instance for release in (current, been_live[-1] if been_live else None) if release}
+    kept = {release.instance for release in found[-wanted.settings.keep :]} | running(wanted.name)
+    kept |= {release.instance for release in (current, wanted, *been_live[-1:]) if release is not None}
     for release in found:
-        if release.instance not in keep:
-            _system.remove(UNITS / f"asgi-{request.name}@{release.instance}.service.d")
+        if release.instance not in kept:
+            _system.remove(UNITS / f"{release.service}.d")
             _system.remove(release.path)
-    used = {str(release.info["build"]) for release in found if release.instance in keep} | {request.build}
-    for path in (request.root / "builds").iterdir():
+    used = {str(release.info["build"]) for release in found if release.instance in kept}
+    for path in (root / "builds").iterdir():
         if path.name not in used:
             _system.remove(path)
 
@@ -525,16 +766,14 @@ def describe(root: Path) -> dict[str, str]:
     current = live(root)
     if current is None:
         return {}
-    names = sorted(path.name for path in current.path.iterdir() if path.is_file())
+    names = sorted(path.name for path in current.path.iterdir() if _is_file(path))
     parts = {name: _system.read(current.path / name) or "" for name in names if name not in ("release.json", "state.json")}
-    return {**parts, "build": current.info["build"]}
+    return {**parts, "build": str(current.info["build"])}
 
 
 def difference(before: t.Mapping[str, str], request: Request) -> list[dict[str, str]]:
     """Return what differs between the release that was live and the wanted one, part by part, with no secret in it."""
-    after = {**request.files, "override.conf": request.override, "build": request.build}
-    after["environment"] = _environment_file(request.environment)
-    after["secrets"] = _environment_file(request.secrets)
+    after = {**_configuration(request), "build": request.build}
     found = []
     for name in sorted({*before, *after}):
         old, new = before.get(name, ""), after.get(name, "")
@@ -560,33 +799,30 @@ def _line(text: str) -> str:
 
 def absent(name: str, root: Path, user: str, lock_timeout: float, check: bool = False) -> Outcome:
     """Remove an application: its units, directories and user, and nothing else."""
-    if check:
-        return _absent(name, root, user, check=True)
-    with _system.locked(name, lock_timeout):
-        try:
-            outcome = _absent(name, root, user, check=False)
-        except OSError as error:
-            raise HostError(f"{name}: it cannot be removed: {_system.explain(error)}") from None
-    _system.remove(_system.LOCKS / f"{name}.lock")
+    with _transaction(name, lock_timeout, check):
+        outcome = _absent(name, root, user, check)
+    if not check:
+        _system.remove(_system.LOCKS / f"{name}.lock")
     return outcome
 
 
 def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
-    outcome = Outcome(False, None)
+    outcome = Outcome(None)
     boot = f"asgi-{name}.service"
-    units = [boot, *(f"asgi-{name}@{instance}.{kind}" for instance in running(name) for kind in ("socket", "service"))]
-    files = [UNITS / boot, UNITS / f"asgi-{name}@.service", UNITS / f"asgi-{name}@.socket", TMPFILES / f"asgi-{name}.conf"]
-    files += UNITS.glob(f"asgi-{name}@*.service.d")
-    if not check and (len(units) > 1 or any(path.exists() for path in files)):
+    instances = running(name)
+    files = [UNITS / boot, UNITS / f"asgi-{name}@.service", UNITS / f"asgi-{name}@.socket"]
+    files += [*UNITS.glob(f"asgi-{name}@*.service.d"), TMPFILES / f"asgi-{name}.conf"]
+    units = [path for path in files if path.exists()]
+    if not check and (units or instances):
         _system.systemctl("disable", boot)
-        _system.systemctl("stop", f"asgi.drain-{name}-*.service", *units, timeout=300)
+        stopping = [f"asgi-{name}@{instance}.{kind}" for instance in sorted(instances) for kind in ("socket", "service")]
+        _system.systemctl("stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300)
     directories = [root, RUN / name, *(Path(parent) / name for parent in OWN_DIRECTORIES)]
-    for path in [*files, *directories]:
-        if path.exists() or path.is_symlink():
-            outcome.did.append(f"{path} removed")
-            if not check:
-                _system.remove(path)
-    if any(path.parent == UNITS or path.parent == TMPFILES for path in files) and outcome.did and not check:
+    for path in [*units, *(path for path in directories if path.exists())]:
+        outcome.did.append(f"{path} removed")
+        if not check:
+            _system.remove(path)
+    if units and not check:
         _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
         _system.systemctl("reset-failed", f"asgi-{name}@*")
     with contextlib.suppress(KeyError):
@@ -594,8 +830,57 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
             outcome.did.append(f"user {user} removed")
             if not check:
                 _must(_system.run(["userdel", user]), f"the user {user} cannot be removed")
-    outcome.changed = bool(outcome.did)
     return outcome
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def applications(parent: Path) -> list[str]:
+    """Return the names of the applications that have releases below *parent*."""
+    return sorted(path.name for path in parent.iterdir() if (path / "releases").is_dir()) if parent.is_dir() else []
+
+
+def status(name: str, root: Path) -> dict[str, t.Any]:
+    """Return what runs of an application, for the module ``release_info``. Memory is in bytes, times in UTC."""
+    current = live(root)
+    found: dict[str, t.Any] = {
+        "name": name,
+        "live": _about(current) if current else None,
+        "health": None,
+        "memory": None,
+        "running": sorted(running(name)),
+        "rollback": [release.instance for release in rollback_candidates(root, current)],
+        "releases": [_about(release) for release in releases(root)],
+    }
+    if current is not None:
+        shown = _show(current.service)
+        found["active"] = shown.get("ActiveState") == "active"
+        found["health"] = probe(current.socket_path, current.settings.health) or "ok"
+        found["memory"] = _memory(shown.get("ControlGroup", ""))
+    return found
+
+
+def _about(release: Release) -> dict[str, t.Any]:
+    shown = {key: release.info.get(key) for key in ("id", "revision", "server", "workers", "workers_reason", "build")}
+    return {"release": release.instance, **shown, **release.state}
+
+
+def _memory(control_group: str) -> int | None:
+    """Return the proportional set size of a unit's processes in bytes: memory that they share is counted once."""
+    for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup"):
+        text = _system.read(Path(f"{mount}{control_group}/cgroup.procs")) if control_group else None
+        if text is not None:
+            break
+    else:
+        return None
+    total = 0
+    for pid in text.split():
+        with contextlib.suppress(OSError):
+            match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(match.group(1)) * 1024 if match else 0
+    return total
 
 
 def _must(done: t.Any, what: str) -> None:

@@ -37,6 +37,11 @@ options:
     type: list
     elements: str
     default: []
+  hooks:
+    description: Shell commands that run in the build when its environment is complete.
+    type: list
+    elements: str
+    default: []
   root:
     description: The application's directory on the host.
     type: path
@@ -128,6 +133,7 @@ def main() -> None:
             "source": {"type": "dict", "required": True},
             "requirements": {"type": "str"},
             "server_requirements": {"type": "list", "elements": "str", "default": []},
+            "hooks": {"type": "list", "elements": "str", "default": []},
             "root": {"type": "path", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "uv": {"type": "path", "required": True},
@@ -149,6 +155,7 @@ def main() -> None:
         source=given["source"],
         requirements=given["requirements"],
         server_requirements=given["server_requirements"],
+        hooks=given["hooks"],
         root=Path(given["root"]),
         python=given["python"],
         uv=given["uv"],

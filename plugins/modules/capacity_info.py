@@ -10,7 +10,8 @@ DOCUMENTATION = r"""
 module: capacity_info
 version_added: 0.1.0
 short_description: Find out how many CPUs and how much memory services may use
-author: The asgi.stack authors
+author:
+  - the asgi.stack authors (@asgi-stack)
 description:
   - Reads what services that systemd starts on a Linux host may really use, which is often less than the hardware has.
     CPUs are what affinity, cpusets and the CPU quota leave, as a fraction. Memory is the tightest limit of the cgroups
@@ -113,6 +114,7 @@ capacity:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.asgi.stack.plugins.module_utils import _capacity
 
 

@@ -25,10 +25,21 @@ options:
     type: str
     required: true
   state:
-    description: Whether the application is there. C(absent) removes its units, directories, data and user.
+    description:
+      - With C(present), the wanted release is live.
+      - With C(prepared), it is started and healthy, and has no traffic yet.
+      - With C(migrated), the hooks of the prepared release have run, once for all releases of the same O(id).
+      - With C(restarted), a fresh instance of the live release is live.
+      - With C(rolled_back), a release that was live before is live again, with its code and its configuration.
+      - With C(absent), the application's units, directories, data and user are gone.
     type: str
-    choices: [present, absent]
+    choices: [present, prepared, migrated, restarted, rolled_back, absent]
     default: present
+  release:
+    description:
+      - The release to roll back to, by its name or O(id).
+      - By default the last one before the live one that was healthy while it was live.
+    type: str
   root:
     description: The application's directory.
     type: path
@@ -59,6 +70,12 @@ options:
   override:
     description: The text of the settings that belong to this release.
     type: str
+  migrate:
+    description: Shell commands that must succeed before the release gets traffic. They run with its code and
+      environment, as the application's user.
+    type: list
+    elements: str
+    default: []
   files:
     description: Files of the release's directory, by name.
     type: dict
@@ -74,7 +91,6 @@ options:
   health:
     description: What the release must answer before it gets traffic.
     type: dict
-    default: {}
     suboptions:
       path:
         description: The path to ask for.
@@ -149,6 +165,13 @@ EXAMPLES = r"""
     health:
       path: /healthz
 
+- name: The shop is as it was before
+  asgi.stack.release:
+    name: shop
+    state: rolled_back
+    root: /srv/asgi/shop
+    user: asgi-shop
+
 - name: The shop is gone
   asgi.stack.release:
     name: shop
@@ -176,6 +199,7 @@ did:
   sample: ["release 3f9a2c1b7e made live after 0011-77b0a1c2d3"]
 """
 
+import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -183,14 +207,19 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.asgi.stack.plugins.module_utils import _release
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
 
-PRESENT = ("id", "build", "service", "socket", "boot", "override")
+WANTED = ("id", "build", "service", "socket", "boot", "override")
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {
+                "type": "str",
+                "choices": ["present", "prepared", "migrated", "restarted", "rolled_back", "absent"],
+                "default": "present",
+            },
+            "release": {"type": "str"},
             "root": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "id": {"type": "str"},
@@ -200,12 +229,13 @@ def main() -> None:
             "socket": {"type": "str"},
             "boot": {"type": "str"},
             "override": {"type": "str"},
+            "migrate": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "str", "no_log": True, "default": ""},
             "health": {
                 "type": "dict",
-                "default": {},
+                "apply_defaults": True,
                 "options": {
                     "path": {"type": "str", "default": "/"},
                     "host": {"type": "str", "default": "localhost"},
@@ -221,20 +251,26 @@ def main() -> None:
             "pool": {"type": "int", "default": 6},
             "lock_timeout": {"type": "int", "default": 120},
         },
-        required_if=[("state", "present", PRESENT)],
+        required_if=[("state", state, WANTED) for state in ("present", "prepared", "migrated")],
         supports_check_mode=True,
     )
     given = module.params
-    root = Path(given["root"])
+    name, root, check, wait = given["name"], Path(given["root"]), module.check_mode, given["lock_timeout"]
+    diff: t.Any = []
     try:
         if given["state"] == "absent":
-            outcome = _release.absent(given["name"], root, given["user"], given["lock_timeout"], module.check_mode)
+            outcome = _release.absent(name, root, given["user"], wait, check)
             diff = {"before": "".join(f"{line.removesuffix(' removed')}\n" for line in outcome.did), "after": ""}
+        elif given["state"] == "rolled_back":
+            outcome = _release.rollback(name, root, given["release"], wait, check)
+        elif given["state"] == "restarted":
+            outcome = _release.restart(name, root, wait, check)
+        elif given["state"] == "migrated":
+            outcome = _release.migrate(_request(given), check)
         else:
-            request = _request(given, root)
             before = _release.describe(root)
-            outcome = _release.deploy(request, module.check_mode)
-            diff = _release.difference(before, request)
+            outcome = _release.deploy(_request(given), prepare=given["state"] == "prepared", check=check)
+            diff = _release.difference(before, _request(given))
     except _release.ReleaseFailed as error:
         module.fail_json(msg="\n".join([str(error), *(f"  {line}" for line in error.journal)]))
     except HostError as error:
@@ -244,11 +280,11 @@ def main() -> None:
     )
 
 
-def _request(given: dict, root: Path) -> _release.Request:
-    health = dict(given["health"] or {})
+def _request(given: dict[str, t.Any]) -> _release.Request:
+    health = given["health"]
     return _release.Request(
         name=given["name"],
-        root=root,
+        root=Path(given["root"]),
         user=given["user"],
         id=given["id"],
         build=given["build"],
@@ -260,19 +296,22 @@ def _request(given: dict, root: Path) -> _release.Request:
         files=given["files"],
         environment={key: str(value) for key, value in given["environment"].items()},
         secrets=_release.unseal(given["secrets"]),
-        health=_release.Health(
-            path=health.get("path") or "/",
-            host=health.get("host") or "localhost",
-            scheme=health.get("scheme") or "http",
-            status=tuple(health.get("status") or ()),
-            contains=health.get("contains") or "",
-            timeout=health.get("timeout") or 60,
-            successes=health.get("successes") or 3,
+        migrate=tuple(given["migrate"]),
+        settings=_release.Settings(
+            health=_release.Health(
+                path=health["path"],
+                host=health["host"],
+                scheme=health["scheme"],
+                status=tuple(health["status"] or ()),
+                contains=health["contains"] or "",
+                timeout=health["timeout"],
+                successes=health["successes"],
+            ),
+            keep=given["keep"],
+            drain=given["drain"],
+            pool=given["pool"],
+            lock_timeout=given["lock_timeout"],
         ),
-        keep=given["keep"],
-        drain=given["drain"],
-        pool=given["pool"],
-        lock_timeout=given["lock_timeout"],
     )
 
 

@@ -508,10 +508,10 @@ class Hammer:
                     tally.lose(loss, opened=record["opened"], release=record["release"], messages=record["messages"])
             if record.pop("live", False):
                 tally.open_now -= 1
-            record["closed"] = now()
-            record["seconds"] = round(record["closed"] - record["opened"], 3)
-            if len(tally.records) < MAX_RECORDS:
-                tally.records.append(record)
+                record["closed"] = now()
+                record["seconds"] = round(record["closed"] - record["opened"], 3)
+                if len(tally.records) < MAX_RECORDS:
+                    tally.records.append(record)
             if wire is not None:
                 wire.close()
             await self.pause(0.5)

@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.asgi.stack.plugins.filter.size import FilterModule
 
 HOST = {"cpus": 2, "memory": 4 * 1024**3}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.asgi.stack.plugins.module_utils import _capacity
 
 GIB = 1024**3
@@ -211,9 +212,11 @@ def test_version_1_container_where_the_mount_begins_at_the_container(tmp_path: P
             "proc/1/cgroup": PID1_V1.format("/docker/0123abc"),
             "proc/self/mountinfo": V1.format(root="/docker/0123abc"),
             **at(".", v1(limits)),
+            **at("system.slice", v1({"memory/{}/memory.limit_in_bytes": f"{GIB}\n"})),
         },
     )
-    assert (found["cpus"], found["memory"]) == (2.0, 2 * GIB)
+    assert (found["cpus"], found["cpus_from"]) == (2.0, "cpu.cfs_quota_us of /")
+    assert (found["memory"], found["memory_from"]) == (GIB, "memory.limit_in_bytes of /system.slice")
 
 
 def test_version_1_container_that_sees_the_whole_hierarchy(tmp_path: Path) -> None:
@@ -344,6 +347,26 @@ def test_an_unreadable_process_1_means_the_tops_of_the_mounts(tmp_path: Path) ->
         },
     )
     assert (found["cpus"], found["memory"]) == (1.0, 3 * GIB)
+
+
+def test_an_unreadable_process_1_means_the_tops_of_the_mounts_on_version_1_too(tmp_path: Path) -> None:
+    limits = {"memory/{}/memory.limit_in_bytes": f"{3 * GIB}\n"}
+    found = read(tmp_path, {"proc/self/mountinfo": V1.format(root="/docker/0123abc"), **at(".", v1(limits))})
+    assert (found["memory"], found["memory_from"]) == (3 * GIB, "memory.limit_in_bytes of /")
+
+
+def test_of_several_mounts_the_one_with_the_most_ancestors_is_read(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        {
+            "proc/1/cgroup": "0::/pod/box/init.scope\n",
+            "proc/self/mountinfo": "28 23 0:26 /pod/box /mnt/own rw - cgroup2 cgroup2 rw\n" + V2,
+            "mnt/own/memory.max": f"{2 * GIB}\n",
+            **below("pod/box", {"memory.max": f"{2 * GIB}\n"}),
+            **below("pod", {"memory.max": f"{GIB}\n"}),
+        },
+    )
+    assert (found["memory"], found["memory_from"]) == (GIB, "memory.max of /pod")
 
 
 def test_a_host_without_cgroups_has_no_limits(tmp_path: Path) -> None:

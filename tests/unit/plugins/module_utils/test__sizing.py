@@ -9,9 +9,10 @@ import copy
 import typing as t
 
 import pytest
-from ansible_collections.asgi.stack.plugins.module_utils import _sizing
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ansible_collections.asgi.stack.plugins.module_utils import _sizing
 
 MIB = 1024**2
 GIB = 1024**3
@@ -60,6 +61,11 @@ def test_memory_bounds_the_count() -> None:
     # 1 GiB less 256 MiB are two releases of 384 MiB: 32 + 5 x 64 = 352
     found = one(4, GIB)
     assert (found["workers"], found["reason"]) == (5, "5 workers: memory allows 5 of 8; 4 CPUs x 2 (io)")
+
+
+def test_memory_that_is_just_enough_does_not_bound_the_count() -> None:
+    found = one(2.5, GIB)
+    assert (found["workers"], found["reason"]) == (5, "5 workers: 2.5 CPUs x 2 (io); memory would allow 5")
 
 
 def test_memory_is_shared_by_the_applications() -> None:

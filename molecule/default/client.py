@@ -1,0 +1,92 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A client of the test hosts that says what it connects to, what name it asks for, and what it claims."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SECONDS = 10
+
+
+def hosts() -> list[str]:
+    """Return the names of the scenario's test hosts, which are those of their containers."""
+    listed = subprocess.run(
+        ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return sorted(json.loads(listed.stdout)["asgi_app_hosts"]["hosts"])
+
+
+def address(name: str) -> str:
+    """Return the address at which the control node reaches the test host *name*."""
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    found = subprocess.run(
+        ["docker", "container", "inspect", "--format", template, name], capture_output=True, text=True, check=True
+    )
+    return found.stdout.split()[0]
+
+
+@dataclass
+class Answer:
+    """What came back, and the address that the request came from."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    client: str
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def connect(target: str, name: str, tls: bool) -> socket.socket:
+    """Return a connection to *target*, with TLS for the server *name* whatever the certificate."""
+    plain = socket.create_connection((target, 443 if tls else 80), timeout=SECONDS)
+    if not tls:
+        return plain
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        return context.wrap_socket(plain, server_hostname=name)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def open_request(
+    target: str,
+    name: str,
+    path: str,
+    *,
+    tls: bool = True,
+    method: str = "GET",
+    host: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> tuple[socket.socket, http.client.HTTPResponse]:
+    """Send a request to *target* for the server *name* (in TLS) and *host* (in HTTP, by default the same)."""
+    connection = http.client.HTTPConnection(target)
+    connection.sock = connect(target, name, tls)
+    connection.request(method, path, body=body, headers={"Host": host or name, **(headers or {})})
+    return connection.sock, connection.getresponse()
+
+
+def request(target: str, name: str, path: str, **options: Any) -> Answer:
+    """Return the whole answer; see :func:`open_request`."""
+    connection, response = open_request(target, name, path, **options)
+    with connection:
+        client = connection.getsockname()[0]
+        return Answer(response.status, response.headers, response.read(), client)

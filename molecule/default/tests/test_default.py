@@ -1,0 +1,270 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two applications on one host, seen from outside and from the host, after a reboot."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect as websocket
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import client
+
+testinfra_hosts = [f"docker://{name}" for name in client.hosts()]
+
+APPS = ["secure", "plain"]
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+
+
+@pytest.fixture
+def name(host: Any) -> str:
+    """The test host's name."""
+    return str(host.backend.name)
+
+
+@pytest.fixture
+def target(name: str) -> str:
+    """The test host's address. The first answer after a boot is waited for, bounded."""
+    found = client.address(name)
+    until = time.monotonic() + 30
+    while True:
+        try:
+            if client.request(found, "plain.test", "/healthz", tls=False).status == 200:
+                return found
+        except (OSError, http.client.HTTPException):
+            pass
+        assert time.monotonic() < until, "no application answered within 30 seconds of a boot"
+        time.sleep(0.2)
+
+
+def live(host: Any, app: str) -> Any:
+    """What the live release says of itself."""
+    return json.loads(host.file(f"/srv/asgi/{app}/live/release.json").content_string)
+
+
+def unit(host: Any, app: str) -> str:
+    """The unit of the live release."""
+    release = host.check_output("readlink /srv/asgi/%s/live", app).rsplit("/", 1)[-1]
+    return f"asgi-{app}@{release}.service"
+
+
+def main_pid(host: Any, app: str) -> int:
+    return int(host.check_output("systemctl show --property MainPID --value %s", unit(host, app)))
+
+
+def children(host: Any, pid: int) -> list[int]:
+    return [int(child) for child in host.check_output("cat /proc/%s/task/%s/children", pid, pid).split()]
+
+
+# --- the public side -------------------------------------------------------------------------------------------------
+
+
+def test_application_answers_over_tls_and_knows_the_client(target: str) -> None:
+    answer = client.request(target, "secure.test", "/api/info")
+    info = answer.json()
+    assert answer.status == 200
+    assert info["client"] == answer.client
+    assert info["scheme"] == "https"
+    assert info["host"] == "secure.test"
+
+
+def test_application_without_tls_answers_over_http_and_knows_the_client(target: str) -> None:
+    answer = client.request(target, "plain.test", "/api/info", tls=False)
+    assert answer.status == 200
+    assert (answer.json()["client"], answer.json()["scheme"]) == (answer.client, "http")
+
+
+def test_http_redirects_to_https(target: str) -> None:
+    answer = client.request(target, "secure.test", "/api/info?a=b", tls=False)
+    assert (answer.status, answer.headers["Location"]) == (308, "https://secure.test/api/info?a=b")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"X-Forwarded-For": "203.0.113.7"},
+        {"X-Forwarded-For": "203.0.113.7, 127.0.0.1"},
+        {"X-Real-IP": "203.0.113.7"},
+        {"Forwarded": "for=203.0.113.7;proto=http"},
+        {"X-Forwarded-Proto": "http"},
+        {"X-Forwarded-Host": "evil.test"},
+    ],
+    ids=lambda claim: next(iter(claim.items()))[0],
+)
+def test_forged_forwarding_headers_are_not_believed(target: str, claim: dict[str, str]) -> None:
+    answer = client.request(target, "secure.test", "/api/info", headers=claim)
+    info = answer.json()
+    assert (info["client"], info["scheme"], info["host"]) == (answer.client, "https", "secure.test")
+    assert "203.0.113.7" not in json.dumps(info)
+    assert "evil.test" not in json.dumps(info)
+
+
+def test_unknown_host_gets_no_application_over_http(target: str) -> None:
+    with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+        client.request(target, "unknown.test", "/healthz", tls=False)
+
+
+def test_unknown_host_gets_no_application_over_tls(target: str) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        client.request(target, "unknown.test", "/healthz")
+
+
+def test_host_that_is_not_the_certificates_gets_no_application(target: str) -> None:
+    for host in ("unknown.test", "plain.test"):
+        assert client.request(target, "secure.test", "/api/info", host=host).status == 421
+
+
+def test_certificate_is_for_the_domains(target: str) -> None:
+    for name in ("secure.test", "www.secure.test"):
+        with client.connect(target, name, tls=True) as connection:
+            assert isinstance(connection, ssl.SSLSocket)
+            certificate = connection.getpeercert(binary_form=True)
+        assert certificate is not None
+        assert name.encode() in certificate
+
+
+def test_static_file_is_served_by_nginx(target: str) -> None:
+    answer = client.request(target, "secure.test", "/static/app.css")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/css")
+    assert "X-Release" not in answer.headers, "the application answered"
+    assert answer.body == (PROJECT / "tests/apps/demo/static/app.css").read_bytes()
+
+
+def test_events_arrive_one_by_one(target: str) -> None:
+    """Buffered anywhere, they would all arrive at the end: no two would be far apart."""
+    connection, response = client.open_request(target, "secure.test", "/events?count=5&interval=0.3")
+    arrivals = []
+    with connection:
+        while line := response.readline():
+            if line.startswith(b"data:"):
+                arrivals.append(time.monotonic())
+    assert len(arrivals) == 5
+    assert arrivals[-1] - arrivals[0] > 0.6
+    assert sum(later - earlier > 0.1 for earlier, later in zip(arrivals, arrivals[1:])) >= 3, arrivals
+
+
+def test_websocket_echoes(target: str) -> None:
+    with (
+        client.connect(target, "secure.test", tls=True) as connection,
+        websocket("ws://secure.test/ws", sock=connection, proxy=None, open_timeout=client.SECONDS) as socket,
+    ):
+        for message in ("grüezi", b"\x00\xff", "x" * 70_000):
+            socket.send(message)
+            assert socket.recv(timeout=client.SECONDS) == message
+
+
+def test_upload_arrives_whole(target: str) -> None:
+    body = os.urandom(3_000_000)
+    answer = client.request(target, "secure.test", "/upload", method="POST", body=body)
+    assert answer.json()["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+# --- on the host -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_workers_are_as_many_as_planned(host: Any, target: str, app: str) -> None:
+    release = live(host, app)
+    assert release["workers"] >= 1
+    assert release["workers_reason"]
+    assert len(children(host, main_pid(host, app))) == release["workers"]
+
+
+def test_number_of_workers_that_was_declared_is_taken(host: Any) -> None:
+    assert live(host, "plain")["workers"] == 3
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_unit_is_enabled(host: Any, app: str) -> None:
+    """That it is, is also shown by all the rest: the host was rebooted before."""
+    assert host.service(f"asgi-{app}").is_enabled
+    assert host.service("nginx").is_enabled
+    assert host.service("nginx").is_running
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_process_is_not_root_and_cannot_change_its_code(host: Any, target: str, app: str) -> None:
+    user = host.user(f"asgi-{app}")
+    pids = [main_pid(host, app), *children(host, main_pid(host, app))]
+    for pid in pids:
+        status = host.file(f"/proc/{pid}/status").content_string
+        assert re.search(r"^Uid:\s+(.*)$", status, re.M)[1].split() == [str(user.uid)] * 4
+        assert re.search(r"^CapEff:\s+0+$", status, re.M)
+    assert user.uid != 0
+    assert user.shell == "/usr/sbin/nologin"
+    assert host.check_output("find -L /srv/asgi/%s/live -user %s", app, user.name) == ""
+    for place in ("", "/live", "/live/build", "/live/build/src", "/live/build/venv", "/live/build/src/main.py"):
+        # As the process sees it: its user, in its mount namespace.
+        writes = host.run(
+            "nsenter --target %s --mount -- setpriv --reuid %s --regid %s --clear-groups test -w /srv/asgi/%s%s",
+            pids[-1],
+            user.uid,
+            user.gid,
+            app,
+            place,
+        )
+        assert writes.rc == 1, f"/srv/asgi/{app}{place}: {writes.stderr}"
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_socket_is_for_nginx_alone(host: Any, app: str) -> None:
+    path = host.check_output("readlink --canonicalize /srv/asgi/%s/live/app.sock", app)
+    socket = host.file(path)
+    assert socket.is_socket
+    assert (socket.group, socket.mode) == ("www-data", 0o660)
+
+
+def test_key_is_for_root_alone(host: Any) -> None:
+    key = host.file("/etc/nginx/asgi/tls/secure/privkey.pem")
+    assert (key.user, key.mode) == ("root", 0o600)
+    assert host.file("/etc/nginx/asgi/tls/secure").mode == 0o700
+
+
+def test_secrets_are_for_root_alone_and_reach_the_application(host: Any, target: str) -> None:
+    holding = host.check_output("grep --recursive --files-with-matches not-in-any-log /srv/asgi/secure/live/").split()
+    assert holding
+    for path in holding:
+        assert (host.file(path).user, host.file(path).mode) == ("root", 0o600), path
+    assert "not-in-any-log" not in host.check_output("journalctl --boot --output cat")
+    environment = host.check_output("tr '\\0' '\\n' < /proc/%s/environ", main_pid(host, "secure")).splitlines()
+    assert "PASSWORD=not-in-any-log" in environment
+    assert "GREETING=hello" in environment
+
+
+def test_uvicorns_fast_parts_are_in_use(target: str) -> None:
+    info = client.request(target, "secure.test", "/api/info").json()
+    assert (info["loop"], info["http"]) == ("uvloop.Loop", "httptools")
+
+
+# --- the next run ----------------------------------------------------------------------------------------------------
+
+
+def test_check_mode_announces_nothing(name: str) -> None:
+    done = subprocess.run(
+        ["ansible-playbook", "--check", "--diff", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]]
+        + ["--limit", name, str(PROJECT / "site.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    recap = re.search(rf"^{name}\s*:.*$", done.stdout, re.M)
+    assert recap is not None, done.stdout + done.stderr
+    assert "changed=0 " in recap[0], done.stdout
+    assert "failed=0 " in recap[0], done.stdout
+    assert "not-in-any-log" not in done.stdout + done.stderr
