@@ -22,8 +22,8 @@ def main(container: str, http: str, https: str) -> None:
     )
     release = json.loads(described.stdout)
     sys.stdout.write("\nDeployed to the container " + container + ":\n")
-    for key, value in release.items():
-        sys.stdout.write(f"  {key}: {value}\n")
+    for key in ("name", "app", "revision", "server", "workers_reason", "id"):
+        sys.stdout.write(f"  {key.replace('_reason', ''):10}{release[key]}\n")
 
     # The certificate is self-signed: nobody vouches for it.
     context = ssl._create_unverified_context()

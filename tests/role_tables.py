@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the variable tables of the roles' READMEs from their argument specs: `./dev docs`.
 
-A README says where its table belongs with the line `| variable | type | default | meaning |`.
+A README says where its table belongs with the line `| variable | type | default | meaning |`, and where that of the
+keys of an application belongs with `| key | type | default | meaning |`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 
 ROLES = Path(__file__).parents[1] / "roles"
 HEADER = "| variable | type | default | meaning |"
+KEYS_HEADER = "| key | type | default | meaning |"
 RULE = "| --- | --- | --- | --- |"
 
 
@@ -26,10 +28,20 @@ def roles() -> list[Path]:
     return sorted(path.parents[1] for path in ROLES.glob("*/meta/argument_specs.yml"))
 
 
-def options(role: Path) -> dict[str, dict[str, Any]]:
+def options(role: Path, entry: str = "main") -> dict[str, dict[str, Any]]:
     """Return the variables of *role* as its argument specs describe them."""
-    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-    return dict(specs["argument_specs"]["main"].get("options") or {})
+    specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]
+    return dict(specs.get(entry, {}).get("options") or {})
+
+
+def with_parts(described: dict[str, dict[str, Any]], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Return the options with those that they consist of, `health.path` after `health`."""
+    found = {}
+    for name, option in described.items():
+        found[prefix + name] = option
+        item = "[]." if option.get("type") == "list" else "."
+        found.update(with_parts(option.get("options") or {}, prefix + name + item))
+    return found
 
 
 def defaults(role: Path) -> dict[str, Any]:
@@ -62,34 +74,41 @@ def value(option: dict[str, Any]) -> str:
 
 def kind(option: dict[str, Any]) -> str:
     """Return the type of *option* as a table's cell."""
+    if option.get("choices"):
+        return ", ".join(f"`{choice}`" for choice in option["choices"])
     name = option.get("type", "str")
     return f"{name} of {option['elements']}" if option.get("elements", "raw") != "raw" else str(name)
 
 
-def table(role: Path) -> list[str]:
-    """Return the lines of the table of *role*."""
+def table(header: str, described: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the lines of a table."""
     return [
-        HEADER,
+        header,
         RULE,
         *(
             f"| `{name}` | {kind(option)} | {value(option)} | {markdown(option['description'])} |"
-            for name, option in options(role).items()
+            for name, option in described.items()
         ),
     ]
 
 
 def rewritten(role: Path) -> str:
-    """Return the README of *role* with the table that its argument specs ask for.
+    """Return the README of *role* with the tables that its argument specs ask for.
 
-    :raises ValueError: it does not say where the table belongs.
+    :raises ValueError: it does not say where a table belongs.
     """
     lines = (role / "README.md").read_text(encoding="utf-8").splitlines()
-    if HEADER not in lines:
-        raise ValueError(f"roles/{role.name}/README.md: the line '{HEADER}' is missing: there the table belongs")
-    start = end = lines.index(HEADER)
-    while end < len(lines) and lines[end].startswith("|"):
-        end += 1
-    return "\n".join([*lines[:start], *table(role), *lines[end:]]) + "\n"
+    tables = {HEADER: options(role), KEYS_HEADER: with_parts(options(role, "application"))}
+    for header, described in tables.items():
+        if not described and header != HEADER:
+            continue
+        if header not in lines:
+            raise ValueError(f"roles/{role.name}/README.md: the line '{header}' is missing: there the table belongs")
+        start = end = lines.index(header)
+        while end < len(lines) and lines[end].startswith("|"):
+            end += 1
+        lines[start:end] = table(header, described)
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

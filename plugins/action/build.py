@@ -10,8 +10,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.asgi.stack.plugins.module_utils import _source
-from ansible_collections.asgi.stack.plugins.plugin_utils import _control
+from ansible_collections.asgi.stack.plugins.plugin_utils import _control, _source
 
 
 class ActionModule(ActionBase):

@@ -11,8 +11,8 @@ from pathlib import Path
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.asgi.stack.plugins.module_utils import _model, _source
-from ansible_collections.asgi.stack.plugins.plugin_utils import _control
+from ansible_collections.asgi.stack.plugins.module_utils import _model
+from ansible_collections.asgi.stack.plugins.plugin_utils import _control, _source
 
 
 class ActionModule(ActionBase):

@@ -104,7 +104,7 @@ def with_credentials(url: str, username: str | None, password: str | None) -> st
 
 def redact(text: str) -> str:
     """Return *text* without the credentials that an address in it may hold."""
-    return re.sub(r"(://)[^/@\s]+@", r"\1****@", text)
+    return re.sub(r"(://)\S+@", r"\1****@", text)
 
 
 def build(request: BuildRequest, archive: Path | None, interpreter: str, address: str) -> Path:
@@ -297,7 +297,7 @@ def _unpack(archive: Path, target: Path) -> None:
     with tarfile.open(archive) as tar:
         # The archive is the control node's own, with checked links; newer Pythons want to be told.
         with contextlib.suppress(AttributeError):
-            tar.extraction_filter = tarfile.data_filter  # type: ignore[method-assign,assignment]
+            tar.extraction_filter = tarfile.data_filter
         tar.extractall(target)
 
 

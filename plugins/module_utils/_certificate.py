@@ -72,7 +72,7 @@ class Result:
         return bool(self.reasons or self.tightened)
 
 
-# Reading and deciding: nothing here changes anything -------------------------------------------------------------------
+# Reading and deciding: nothing here changes anything ----------------------------------------------------------------
 
 
 def check(wanted: t.Sequence[Wanted], absent: t.Sequence[str]) -> None:
@@ -102,7 +102,8 @@ def subject(domain: str) -> str:
 def configuration(domains: t.Sequence[str]) -> str:
     """The configuration file for ``openssl req -x509``: a server's certificate that can sign no other.
 
-    The common name is a constant: RFC 9525 takes names from subjectAltName only, and a common name ends at 64 characters.
+    The common name is a constant: RFC 9525 takes names from subjectAltName only, and a common name has 64 characters
+    at most.
     """
     names = ",".join(subject(domain).replace("IP Address:", "IP:") for domain in domains)
     return (
@@ -178,7 +179,7 @@ def _names(subjects: t.Iterable[str]) -> str:
     return ", ".join(sorted(name.partition(":")[2] for name in subjects)) or "no name"
 
 
-# On the host -----------------------------------------------------------------------------------------------------------
+# On the host --------------------------------------------------------------------------------------------------------
 
 
 def ensure(

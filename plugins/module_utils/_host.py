@@ -80,7 +80,7 @@ def python_of(path: str = PYTHON) -> dict[str, str] | None:
     if not os.path.exists(path):
         return None
     if os.path.realpath(path) == os.path.realpath(sys.executable or ""):
-        return {"path": path, "version": "%d.%d.%d" % sys.version_info[:3]}
+        return {"path": path, "version": ".".join(map(str, sys.version_info[:3]))}
     done = run([path, "-c", "import platform; print(platform.python_version())"])
     return {"path": path, "version": done.stdout.strip()} if done.returncode == 0 else None
 

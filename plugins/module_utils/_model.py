@@ -14,6 +14,8 @@ import difflib
 import re
 import typing as t
 
+from ansible_collections.asgi.stack.plugins.module_utils import _sizing
+
 Spec = t.Mapping[str, t.Any]
 
 #: The name becomes a unit, a directory and, with ``asgi-`` before it, a user: 32 characters are Linux' limit.
@@ -24,8 +26,12 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 URL_PATH = re.compile(r"/[A-Za-z0-9._~!&'()*+,=:@%/-]*")
-RELATIVE_PATH = re.compile(r"[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
-PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9._,-]+\])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+-]+"
+RELATIVE_PATH = re.compile(rf"{_STEP}(?:/{_STEP})*")
+PACKAGE = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9._,-]+\])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
+)
+GIT_ADDRESS = re.compile(r"[^-\s]\S*")
 GIT_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]*")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
 #: Names that the collection sets itself, or that would change what is started.
@@ -119,7 +125,7 @@ def _check_value(given: t.Any, option: Spec, path: str, problems: list[str]) -> 
     try:
         value = _convert(given, kind)
     except ValueError:
-        shown = "a value that is not shown" if option.get("no_log") else _show(given)
+        shown = _kind(given) if option.get("no_log") else _show(given)
         problems.append(f"{path}: found {shown}, expected {_expected(option)}")
         return
     choices = option.get("choices")
@@ -140,6 +146,8 @@ def _convert(value: t.Any, kind: str) -> t.Any:
     """
     if kind == "raw":
         return value
+    if value is None:
+        raise ValueError(kind)
     if kind == "str":
         if isinstance(value, (t.Mapping, list, tuple, bool)):
             raise ValueError(kind)
@@ -156,7 +164,7 @@ def _convert(value: t.Any, kind: str) -> t.Any:
     if kind in ("int", "float"):
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError(kind)
-        if kind == "int" and isinstance(value, float) and value != int(value):
+        if kind == "int" and isinstance(value, float) and not value.is_integer():
             raise ValueError(kind)
         return int(value) if kind == "int" else float(value)
     if kind == "list":
@@ -189,32 +197,32 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
             problems.append(f"{key}: missing, expected {_REQUIRED[key]}")
     check("app", app.get("app"), IMPORT_STRING, "an import string, module:attribute, such as shop.main:app")
     _check_source(app.get("source"), check, problems)
-    check("requirements", app.get("requirements"), RELATIVE_PATH, "a path relative to the source")
+    check("requirements", app.get("requirements"), RELATIVE_PATH, "a path relative to the source, and inside of it")
     domains = app.get("domains")
-    if isinstance(domains, (list, tuple)):
-        if not domains:
-            problems.append("domains: found an empty list, expected at least one host name")
-        for index, domain in enumerate(domains):
-            if check(f"domains[{index}]", domain, DOMAIN, "a host name in lower case, such as shop.example.com"):
-                if len(str(domain)) > 253:
-                    problems.append(f"domains[{index}]: found {len(str(domain))} characters, expected 253 at most")
+    if isinstance(domains, (list, tuple)) and not domains:
+        problems.append("domains: found an empty list, expected at least one host name")
+    for index, domain in enumerate(_list(domains)):
+        well_formed = check(f"domains[{index}]", domain, DOMAIN, "a host name in lower case, such as shop.example.com")
+        if well_formed and len(str(domain)) > 253:
+            problems.append(f"domains[{index}]: found {len(str(domain))} characters, expected 253 at most")
     workers = app.get("workers")
     if workers is not None and workers != "auto" and not _is_whole(workers, 1):
         problems.append(f"workers: found {_show(workers)}, expected auto or a whole number from 1")
     for key, least in (("keep_releases", 1), ("drain", 0), ("max_body_size", 1), ("request_timeout", 1)):
         _check_least(app, key, least, problems, key)
+    _check_sizing(app.get("sizing"), problems)
     health = app.get("health")
     if isinstance(health, t.Mapping):
         check("health.path", health.get("path"), URL_PATH, "a path that begins with /")
         for key in ("timeout", "successes"):
             _check_least(health, key, 1, problems, f"health.{key}")
-        for index, status in enumerate(health.get("status") or []):
-            if not _is_whole(status, 100) or int(status) > 599:
+        for index, status in enumerate(_list(health.get("status"))):
+            if _is_whole(status, None) and not 100 <= int(status) <= 599:
                 problems.append(f"health.status[{index}]: found {_show(status)}, expected an HTTP status")
     for key in ("environment", "secrets"):
         variables = app.get(key)
         for name, value in variables.items() if isinstance(variables, t.Mapping) else ():
-            if not ENVIRONMENT_NAME.fullmatch(str(name)):
+            if not isinstance(name, str) or not ENVIRONMENT_NAME.fullmatch(name):
                 problems.append(f"{key}: found the name {_show(name)}, expected letters, digits and _, no digit first")
             elif RESERVED_ENVIRONMENT.fullmatch(str(name)):
                 problems.append(f"{key}.{name}: this name is set by the service manager or the collection itself")
@@ -227,7 +235,7 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
         problems.append(f"secrets.{name}: also in environment, expected in one of them")
     _check_locations(app.get("locations"), check, problems)
     for kind, commands in _items(app.get("hooks")):
-        for index, command in enumerate(commands if isinstance(commands, (list, tuple)) else ()):
+        for index, command in enumerate(_list(commands)):
             parts = command if isinstance(command, (list, tuple)) else [command]
             if not parts or not all(isinstance(part, str) and part and "\0" not in part for part in parts):
                 problems.append(f"hooks.{kind}[{index}]: found {_kind(command)}, expected a command or its arguments")
@@ -237,6 +245,24 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(item, (t.Mapping, list, tuple)) or "\n" in str(item):
                 problems.append(f"sandbox.{name}: found {_kind(item)}, expected one line, a boolean or a list of lines")
+
+
+def _check_sizing(sizing: t.Any, problems: list[str]) -> None:
+    if not isinstance(sizing, t.Mapping):
+        return
+    for key in ("min", "max"):
+        _check_least(sizing, key, 1, problems, f"sizing.{key}")
+    least, most = sizing.get("min"), sizing.get("max")
+    if _is_whole(least, 1) and _is_whole(most, 1) and int(t.cast(int, least)) > int(t.cast(int, most)):
+        problems.append(f"sizing.min: found {least}, expected at most sizing.max, {most}")
+    factor = sizing.get("per_cpu")
+    if isinstance(factor, (int, float)) and not isinstance(factor, bool) and not 0 < factor < 1000:
+        problems.append(f"sizing.per_cpu: found {factor}, expected a number above 0")
+    if sizing.get("memory_per_worker") is not None:
+        try:
+            _sizing.parse_size(sizing["memory_per_worker"], "sizing.memory_per_worker")
+        except ValueError as error:
+            problems.append(str(error))
 
 
 def _check_source(source: t.Any, check: t.Callable[..., bool], problems: list[str]) -> None:
@@ -249,27 +275,24 @@ def _check_source(source: t.Any, check: t.Callable[..., bool], problems: list[st
     if source.get("git") is not None:
         if source.get("version") is None:
             problems.append("source.version: missing, expected a tag, a branch or a commit for source.git")
-        if str(source["git"]).startswith("-"):
-            problems.append(f"source.git: found {_show(source['git'])}, expected a repository's address")
+        check("source.git", source.get("git"), GIT_ADDRESS, "a repository's address")
         check("source.version", source.get("version"), GIT_VERSION, "a tag, a branch or a commit")
     elif source.get("version") is not None:
-        problems.append("source.version: goes with source.git only (a package's version stands in its name: shop==2.4.1)")
+        problems.append("source.version: goes with source.git only (a package has its own: shop==2.4.1)")
     if source.get("exclude") and source.get("path") is None:
         problems.append("source.exclude: goes with source.path only")
     check("source.package", source.get("package"), PACKAGE, "a package with its exact version, such as shop==2.4.1")
 
 
 def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: list[str]) -> None:
-    if not isinstance(locations, (list, tuple)):
-        return
     seen: set[str] = set()
-    for index, location in enumerate(locations):
+    for index, location in enumerate(_list(locations)):
         if not isinstance(location, t.Mapping):
             continue
         where = f"locations[{index}]"
-        path = str(location.get("path"))
+        path = str(location.get("path") or "/")
         check(f"{where}.path", location.get("path"), URL_PATH, "a path that begins with /")
-        if path in seen:
+        if location.get("path") is not None and path in seen:
             problems.append(f"{where}.path: found {_show(path)} a second time, expected each path once")
         seen.add(path)
         if location.get("kind") == "static":
@@ -279,9 +302,9 @@ def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: l
                 problems.append(f"{where}.path: found {_show(path)}, expected a / at the end for kind static")
         elif location.get("root") is not None:
             problems.append(f"{where}.root: goes with kind static only")
-        if check(f"{where}.root", location.get("root"), RELATIVE_PATH, "a directory relative to the source"):
-            if ".." in str(location["root"]).split("/"):
-                problems.append(f"{where}.root: found {_show(location['root'])}, expected a directory inside the source")
+        check(
+            f"{where}.root", location.get("root"), RELATIVE_PATH, "a directory relative to the source, and inside of it"
+        )
 
 
 def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
@@ -334,6 +357,10 @@ def _is_whole(value: t.Any, least: int | None) -> bool:
     except ValueError:
         return False
     return least is None or number >= least
+
+
+def _list(value: t.Any) -> t.Sequence[t.Any]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _keys(value: t.Any) -> list[str]:

@@ -10,10 +10,10 @@ On the host, below the configuration directory (``/etc/nginx``)::
     asgi/config-<digest>/{nginx.conf, …}    one complete set of our files, never edited
     asgi/replaced-nginx.conf                what nginx.conf was before it was ours
 
-A change is a new directory: written, tested with ``nginx -t`` under a name of its own, made live with one rename(2), read by
-a reload, and believed when new worker processes exist. Whatever fails puts the pointer back. A process that is killed
-leaves either the old or the new pointer, both of them to a tested directory, so that Nginx can start at any moment; a marker in
-/run tells the next run that Nginx may not have read what the pointer says.
+A change is a new directory: written, tested with ``nginx -t`` under a name of its own, made live with one rename(2),
+read by a reload, and believed when new worker processes exist. Whatever fails puts the pointer back. A process that is
+killed leaves either the old or the new pointer, both of them to a tested directory, so that Nginx can start at any
+moment; a marker in /run tells the next run that Nginx may not have read what the pointer says.
 """
 
 from __future__ import annotations
@@ -114,14 +114,16 @@ class Outcome:
     digest: str = ""
 
 
-# Reading and comparing: nothing here changes anything ------------------------------------------------------------------
+# Reading and comparing: nothing here changes anything ---------------------------------------------------------------
 
 
 def check_names(names: t.Iterable[str]) -> None:
     """Raise HostError for a name that is not a plain path below the live directory."""
     for name in names:
         if not FILE_NAME.fullmatch(name):
-            raise HostError(f"found the file name {name!r}, expected a relative path of letters, digits, '.', '_' and '-'")
+            raise HostError(
+                f"found the file name {name!r}, expected a relative path of letters, digits, '.', '_' and '-'"
+            )
 
 
 def merge(current: Tree, config: str, files: Tree, absent: t.Iterable[str]) -> Tree:
@@ -246,7 +248,7 @@ def unread(marker: Path, on_disk: str) -> bool:
         return True
 
 
-# The transaction -------------------------------------------------------------------------------------------------------
+# The transaction ----------------------------------------------------------------------------------------------------
 
 
 def apply(
@@ -417,7 +419,8 @@ def _test_staged(root: Path, staged: Path, wanted: Tree, service: Service, outco
         if not good:
             names = {name: str(root / CONFIG), str(staged): str(root / LIVE)}
             raise Refused(
-                "Nginx refuses the configuration; nothing was changed, what runs still serves.\n" + explain(output, names)
+                "Nginx refuses the configuration; nothing was changed, what runs still serves.\n"
+                + explain(output, names)
             )
         outcome.warnings = [text.replace(str(staged), str(root / LIVE)) for text in warnings_of(output)]
     finally:
@@ -473,7 +476,7 @@ def _prune(root: Path, keep: set[str | None]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-# The real Nginx --------------------------------------------------------------------------------------------------------
+# The real Nginx -----------------------------------------------------------------------------------------------------
 
 
 class Systemd:
@@ -499,7 +502,9 @@ class Systemd:
         if done.returncode:
             problem = f"systemd does not answer: {done.stderr.strip()}"
         elif fields.get("LoadState") != "loaded":
-            problem = f"{SERVICE} is {fields.get('LoadState', 'unknown to systemd')}, expected a unit that can be started"
+            problem = (
+                f"{SERVICE} is {fields.get('LoadState', 'unknown to systemd')}, expected a unit that can be started"
+            )
         return Status(
             active=fields.get("ActiveState") in ("active", "reloading"),
             enabled=fields.get("UnitFileState") in ("enabled", "static"),
@@ -523,8 +528,8 @@ class Systemd:
     def reload(self) -> None:
         """Reload, and return when a worker process exists that did not exist before.
 
-        The master process starts new workers only after it has taken the whole configuration, listening sockets included; when it
-        cannot, it goes on with the old ones and says so in its log only.
+        The master process starts new workers only after it has taken the whole configuration, listening sockets
+        included; when it cannot, it goes on with the old ones and says so in its log only.
         """
         master = self.status().master
         before = self.workers(master)

@@ -107,7 +107,7 @@ def _server(
     In the command line, ``%i`` is what systemd replaces by the release.
     """
     name = app["server"]
-    own = {key: app[name][key] for key in declared.get(name) or {}}
+    own = {key: app[name][key] for key, value in (declared.get(name) or {}).items() if value is not None}
     return {
         **room,
         "name": name,
@@ -123,7 +123,7 @@ def _identity(planned: t.Mapping[str, t.Any]) -> str:
     It stands for what runs, not for how the edge treats it (a new domain is no new release). It leaves out what
     differs between hosts (the worker count) and the values of secrets, because the id is public.
     """
-    keys = ("name", "application", "requirements", "environment", "secret_names", "sandbox", "hooks")
+    keys = ("name", "application", "requirements", "environment", "secret_names", "network", "sandbox", "hooks")
     what = {key: planned[key] for key in keys}
     what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv", "type")}
     what["source"] = planned["source"]["digest"]

@@ -40,8 +40,6 @@ _POLL = 0.25  # seconds between two questions for health
 _PROBE_TIMEOUT = 5.0  # seconds that one answer may take
 _WORKER_DEATHS = 3  # a new release that lost so many workers before it was healthy is in a crash loop
 
-State = t.Dict[str, t.Any]
-
 
 class ReleaseFailed(HostError):
     """A new release was not good; what was live before is live still."""
@@ -148,10 +146,11 @@ class Release:
         return Settings.load(self.info["settings"])
 
     @property
-    def state(self) -> State:
+    def state(self) -> dict[str, t.Any]:
         """``{state: staged|live|retired|failed, …}`` with the time of each in UTC, ISO 8601."""
         text = _system.read(self.path / "state.json")
-        return json.loads(text) if text else {"state": "staged"}
+        known: dict[str, t.Any] = json.loads(text) if text else {"state": "staged"}
+        return known
 
     def mark(self, state: str, **more: t.Any) -> None:
         """Write down that the release is now in *state*."""
@@ -523,7 +522,9 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
     while True:
         shown = _show(service)
         if int(shown.get("NRestarts") or 0) > 0 or shown.get("ActiveState") in ("failed", "inactive", "deactivating"):
-            return f"the server ended (result {shown.get('Result')}, status {shown.get('ExecMainStatus')}); last: {last}"
+            return (
+                f"the server ended (result {shown.get('Result')}, status {shown.get('ExecMainStatus')}); last: {last}"
+            )
         now = _children(int(shown.get("MainPID") or 0))
         if workers - now:
             deaths += len(workers - now)
@@ -545,7 +546,12 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
 def probe(path: Path, health: Health, timeout: float = _PROBE_TIMEOUT) -> str | None:
     """Ask the server behind the unix socket *path* once; return None if it is healthy, else what is wrong."""
     connection = _UnixConnection(path, timeout)
-    headers = {"Host": health.host, "X-Forwarded-Proto": health.scheme, "User-Agent": "asgi.stack", "Connection": "close"}
+    headers = {
+        "Host": health.host,
+        "X-Forwarded-Proto": health.scheme,
+        "User-Agent": "asgi.stack",
+        "Connection": "close",
+    }
     where = f"GET {health.path}"
     try:
         connection.request("GET", health.path, headers=headers)
@@ -599,7 +605,11 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
     done = _system.run(
         ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--property=User={release.info['user']}"]
         + [f"--property=EnvironmentFile={release.path / name}" for name in ("environment", "secrets")]
-        + [f"--property=WorkingDirectory={build / 'src'}", "--property=RuntimeMaxSec=30", "--property=ProtectSystem=strict"]
+        + [
+            f"--property=WorkingDirectory={build / 'src'}",
+            "--property=RuntimeMaxSec=30",
+            "--property=ProtectSystem=strict",
+        ]
         + ["--property=PrivateTmp=true", str(build / "venv/bin/python"), "-c", _IMPORT_CHECK, application],
         timeout=60,
     )
@@ -610,7 +620,9 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
 
 
 #: What a hook's unit does not take over from the service: how it is started again, and what belongs to a server.
-_NOT_FOR_HOOKS = re.compile(r"(Type|ExecStart|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)=")
+_NOT_FOR_HOOKS = re.compile(
+    r"(Type|ExecStart|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
+)
 
 
 def _run_migrate(request: Request, release: Release) -> None:
@@ -691,7 +703,13 @@ def _retire(old: Release, settings: Settings) -> None:
         f"exec systemctl stop {old.socket_unit} {old.service}"
     )
     unit = drain_unit(old.name, old.instance)
-    command = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--description=Drain {old.instance} of {old.name}"]
+    command = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        f"--unit={unit}",
+        f"--description=Drain {old.instance} of {old.name}",
+    ]
     _must(_system.run([*command, "/bin/sh", "-c", script]), f"{unit} does not start")
 
 
@@ -712,7 +730,9 @@ def _stop_instance(name: str, instance: str) -> None:
 
 def running(name: str) -> set[str]:
     """Return the instances of an application that systemd runs, or tries to."""
-    done = _system.systemctl("list-units", "--all", "--plain", "--no-legend", f"asgi-{name}@*.service", f"asgi-{name}@*.socket")
+    done = _system.systemctl(
+        "list-units", "--all", "--plain", "--no-legend", f"asgi-{name}@*.service", f"asgi-{name}@*.socket"
+    )
     found = set()
     for line in done.stdout.splitlines():
         unit, _load, active = line.split()[:3]
@@ -767,7 +787,9 @@ def describe(root: Path) -> dict[str, str]:
     if current is None:
         return {}
     names = sorted(path.name for path in current.path.iterdir() if _is_file(path))
-    parts = {name: _system.read(current.path / name) or "" for name in names if name not in ("release.json", "state.json")}
+    parts = {
+        name: _system.read(current.path / name) or "" for name in names if name not in ("release.json", "state.json")
+    }
     return {**parts, "build": str(current.info["build"])}
 
 
@@ -815,8 +837,12 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
     units = [path for path in files if path.exists()]
     if not check and (units or instances):
         _system.systemctl("disable", boot)
-        stopping = [f"asgi-{name}@{instance}.{kind}" for instance in sorted(instances) for kind in ("socket", "service")]
-        _system.systemctl("stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300)
+        stopping = [
+            f"asgi-{name}@{instance}.{kind}" for instance in sorted(instances) for kind in ("socket", "service")
+        ]
+        _system.systemctl(
+            "stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300
+        )
     directories = [root, RUN / name, *(Path(parent) / name for parent in OWN_DIRECTORIES)]
     for path in [*units, *(path for path in directories if path.exists())]:
         outcome.did.append(f"{path} removed")

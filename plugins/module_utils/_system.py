@@ -11,6 +11,7 @@ import fcntl
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -48,7 +49,7 @@ def run(
         identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "umask": 0o022}
     try:
         # The module's own run_command knows neither another user nor a bound on time.
-        return subprocess.run(  # pylint: disable=ansible-bad-function
+        with subprocess.Popen(  # pylint: disable=ansible-bad-function
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -57,15 +58,19 @@ def run(
             errors="replace",
             env=whole,
             cwd=cwd or "/",
-            timeout=timeout,
-            check=False,
             start_new_session=True,
             **identity,
-        )
+        ) as process:
+            try:
+                said = process.communicate(timeout=timeout)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
     except subprocess.TimeoutExpired:
         raise HostError(f"{command[0]}: did not finish within {timeout:g} s") from None
     except OSError as error:
         raise HostError(f"{command[0]}: {error.strerror}") from None
+    return subprocess.CompletedProcess(list(command), process.returncode, *said)
 
 
 def systemctl(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -112,7 +117,8 @@ def sync(directory: Path) -> None:
 def read(path: Path) -> str | None:
     """Return the text of *path*, or None where there is no such file."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
 

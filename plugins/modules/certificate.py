@@ -122,6 +122,7 @@ removed:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.asgi.stack.plugins.module_utils import _certificate as certificate
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError, explain
 
@@ -170,7 +171,9 @@ def main() -> None:
             before = certificate.describe(result.was)
             diff.append({"before_header": header, "after_header": header, "before": before, "after": after})
         for path in result.tightened:
-            diff.append({"before_header": path, "after_header": path, "before": "open to others\n", "after": "root's\n"})
+            diff.append(
+                {"before_header": path, "after_header": path, "before": "open to others\n", "after": "root's\n"}
+            )
     for name in removed:
         header = str(root / name)
         diff.append({"before_header": header, "after_header": header, "before": "a certificate\n", "after": ""})

@@ -83,6 +83,7 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.asgi.stack.plugins.module_utils._host import describe
 
 

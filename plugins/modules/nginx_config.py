@@ -31,7 +31,7 @@ options:
   files:
     description:
       - Text by path, relative to the live directory.
-      - These files must not themselves include one another as C(asgi/live/): that would be the live one while the new ones are tested.
+      - These files must not themselves include one another as C(asgi/live/), which is the old set while the new one is tested.
     type: dict
     default: {}
   absent:
@@ -95,6 +95,7 @@ digest:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.asgi.stack.plugins.module_utils import _nginx as nginx
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError, explain
 

@@ -61,24 +61,29 @@ def resolve(source: t.Mapping[str, t.Any], base: Path, cache: Path) -> dict[str,
     :raises SourceError: it isn't there, or the version does not exist.
     """
     if source.get("package"):
-        return {"kind": "package", "digest": _hash(source["package"]), "revision": source["package"], "package": source["package"]}
+        package = str(source["package"])
+        return {"kind": "package", "digest": _hash(package), "revision": package, "package": package}
     if source.get("git"):
-        commit = _commit(source["git"], source["version"], cache)
-        revision = commit[:12] if source["version"] in (commit, commit[:12]) else f"{source['version']} ({commit[:12]})"
+        version = str(source["version"])
+        mirror = _mirror(str(source["git"]), cache)
+        commit = _commit(str(source["git"]), version, mirror)
+        revision = commit[:12] if commit.startswith(version) else f"{version} ({commit[:12]})"
+        # Without the address: it may hold credentials, and this goes into the plan.
         return {
             "kind": "tree",
             "digest": _hash(f"git {commit}"),
             "revision": revision,
-            "git": source["git"],
+            "mirror": mirror.name,
             "commit": commit,
         }
     path = (base / os.path.expanduser(source["path"])).resolve()
     if path.is_dir():
         exclude = [*EXCLUDED, *(source.get("exclude") or [])]
         digest = tree_digest(path, exclude)
-        return {"kind": "tree", "digest": digest, "revision": f"{path.name} {digest[:12]}", "path": str(path), "exclude": exclude}
+        revision = f"{path.name} {digest[:12]}"
+        return {"kind": "tree", "digest": digest, "revision": revision, "path": str(path), "exclude": exclude}
     if not path.exists():
-        raise SourceError(f"source.path: found nothing at {path}, expected a directory, wheel or sdist on the control node")
+        raise SourceError(f"source.path: found nothing at {path}, expected a directory, a wheel or an sdist")
     if not path.name.endswith((".whl", ".tar.gz", ".zip")):
         raise SourceError(f"source.path: found the file {path}, expected a directory, a wheel or an sdist")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -101,7 +106,7 @@ def archive(source: t.Mapping[str, t.Any], cache: Path) -> Path:
             os.utime(target)
             return target
         if "commit" in source:
-            with _checkout(source["git"], source["commit"], cache) as tree:
+            with _checkout(cache / "git" / source["mirror"], source["commit"], cache) as tree:
                 _pack(tree, EXCLUDED[:3], target)
         else:
             tree = Path(source["path"])
@@ -120,13 +125,13 @@ def tree_digest(tree: Path, exclude: t.Sequence[str]) -> str:
     digest = hashlib.sha256()
     for relative, path, mode in _walk(tree, exclude):
         if stat.S_ISLNK(mode):
-            content = b"link " + os.readlink(path).encode()
+            content = b"link " + os.fsencode(os.readlink(path))
         elif stat.S_ISDIR(mode):
             content = b"directory"
         else:
             kind = b"executable " if mode & 0o100 else b"file "
             content = kind + hashlib.sha256(path.read_bytes()).digest()
-        digest.update(hashlib.sha256(relative.encode() + b"\0" + content).digest())
+        digest.update(hashlib.sha256(os.fsencode(relative) + b"\0" + content).digest())
     return digest.hexdigest()
 
 
@@ -139,19 +144,16 @@ def _walk(tree: Path, exclude: t.Sequence[str]) -> t.Iterator[tuple[str, Path, i
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode):
                 target = os.readlink(path)
-                if os.path.isabs(target) or not _inside(tree, path):
+                landing = os.path.normpath(os.path.join(path.relative_to(tree).parent, target))
+                if os.path.isabs(target) or landing.split(os.sep)[0] == "..":
                     raise SourceError(f"source.path: the link {path} points out of the source, to {target}")
             elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 raise SourceError(f"source.path: {path} is neither a file nor a directory")
             yield path.relative_to(tree).as_posix(), path, mode
             if not stat.S_ISDIR(mode):
                 continue
-        below = [entry for entry in path.iterdir() if not any(fnmatch.fnmatchcase(entry.name, glob) for glob in exclude)]
-        pending += sorted(below, key=lambda entry: entry.name, reverse=True)
-
-
-def _inside(root: Path, link: Path) -> bool:
-    return os.path.realpath(link).startswith(os.path.realpath(root) + os.sep)
+        names = [name for name in os.listdir(path) if not any(fnmatch.fnmatchcase(name, glob) for glob in exclude)]
+        pending += [path / name for name in sorted(names, reverse=True)]
 
 
 def _pack(tree: Path, exclude: t.Sequence[str], target: Path) -> None:
@@ -172,29 +174,32 @@ def _pack(tree: Path, exclude: t.Sequence[str], target: Path) -> None:
 
     descriptor, name = tempfile.mkstemp(prefix=".", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as packed:
-            with tarfile.open(fileobj=t.cast(t.IO[bytes], packed), mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for relative, path, mode in _walk(tree, exclude):
-                    add(tar, relative, path, mode)
+        with (
+            os.fdopen(descriptor, "wb") as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0, filename="") as packed,
+            tarfile.open(fileobj=t.cast("t.IO[bytes]", packed), mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for relative, path, mode in _walk(tree, exclude):
+                add(tar, relative, path, mode)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)
         raise
 
 
-def _commit(url: str, version: str, cache: Path) -> str:
-    """Return the commit that *version* names in the repository at *url*, and have it in the cache.
+def _commit(url: str, version: str, mirror: Path) -> str:
+    """Return the commit that *version* names in the repository at *url*, and have it in *mirror*.
 
-    A full commit that the cache has needs no network.
+    A full commit that the mirror has needs no network.
     """
-    mirror = _mirror(url, cache)
     with _locked(mirror.with_suffix(".lock")):
         if not (mirror / "HEAD").exists():
             _git(["init", "--quiet", "--bare", str(mirror)])
+        _git([f"--git-dir={mirror}", "config", "remote.origin.url", url])
         if _COMMIT.fullmatch(version) and _has(mirror, version):
             return version
         listed = _git(["ls-remote", "--", url], "source.git").splitlines()
-        refs = dict(reversed(line.split("\t", 1)) for line in listed if "\t" in line)
+        refs = {name: commit for commit, __, name in (line.partition("\t") for line in listed)}
         # An annotated tag is listed twice; ^{} is the commit that it stands for.
         for name in (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version):
             commit = refs.get(name)
@@ -205,7 +210,10 @@ def _commit(url: str, version: str, cache: Path) -> str:
         if commit is None:
             raise SourceError(f"source.version: found {version!r}, which is no tag, branch or commit of {_public(url)}")
         if not _has(mirror, commit):
-            _git([f"--git-dir={mirror}", "fetch", "--quiet", "--force", "--", url, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"], "source.git")
+            refs_of_all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+            _git(
+                [f"--git-dir={mirror}", "fetch", "--quiet", "--force", "--prune", "--", url, *refs_of_all], "source.git"
+            )
         if not _has(mirror, commit) and _COMMIT.fullmatch(commit):
             with contextlib.suppress(SourceError):  # many servers hand out any commit by its name
                 _git([f"--git-dir={mirror}", "fetch", "--quiet", "--", url, commit])
@@ -215,14 +223,14 @@ def _commit(url: str, version: str, cache: Path) -> str:
 
 
 @contextlib.contextmanager
-def _checkout(url: str, commit: str, cache: Path) -> t.Iterator[Path]:
+def _checkout(mirror: Path, commit: str, cache: Path) -> t.Iterator[Path]:
     """A temporary tree of *commit* with its submodules; each file's time is the commit's."""
-    mirror = _mirror(url, cache)
     with tempfile.TemporaryDirectory(prefix="tree-", dir=cache) as folder:
         tree = Path(folder)
         _git(["clone", "--quiet", "--no-checkout", "--shared", str(mirror), str(tree)])
         _git(["-C", str(tree), "checkout", "--quiet", "--detach", commit])
         if (tree / ".gitmodules").exists():
+            url = _git([f"--git-dir={mirror}", "config", "remote.origin.url"]).strip()
             _git(["-C", str(tree), "remote", "set-url", "origin", url])
             _git(["-C", str(tree), "submodule", "--quiet", "update", "--init", "--recursive"], "source.git")
         moment = int(_git(["-C", str(tree), "show", "--no-patch", "--format=%ct", commit]))
@@ -235,10 +243,17 @@ def _checkout(url: str, commit: str, cache: Path) -> t.Iterator[Path]:
 
 
 def _git(arguments: list[str], key: str = "source.git") -> str:
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")}
+    # Nobody is there to type a password.
+    environment = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **os.environ, "GIT_TERMINAL_PROMPT": "0"}
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=600, check=False
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            timeout=600,
+            check=False,
         )
     except FileNotFoundError:
         raise SourceError(f"{key}: git is not installed on the control node") from None
@@ -280,4 +295,4 @@ def _hash(text: str) -> str:
 
 def _public(text: str) -> str:
     """Return *text* without the credentials that an address may hold."""
-    return re.sub(r"(://)[^/@\s]+@", r"\1", text)
+    return re.sub(r"(://)\S+@", r"\1", text)

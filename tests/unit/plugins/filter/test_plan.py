@@ -1,0 +1,65 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filters that the plan is made with: what reaches a user."""
+
+from __future__ import annotations
+
+import base64
+import json
+import typing as t
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.asgi.stack.plugins.filter.plan import FilterModule
+from ansible_collections.asgi.stack.plugins.module_utils import _release
+
+FILTERS = FilterModule().filters()
+plan = FILTERS["plan"]
+sealed_secrets = FILTERS["sealed_secrets"]
+ROOM = {"requirements": [], "options": {}, "argv": ["{application}"], "type": "notify"}
+SHOP: dict[str, t.Any] = {"name": "shop", "app": "main:app", "source": {"path": "."}}
+
+
+def run(*apps: t.Any) -> t.Any:
+    sized = {"shop": {"workers": 2, "reason": "2 workers"}}
+    return plan(list(apps), "Web1.example", sized, {"shop": {"digest": "d"}}, {"gunicorn": ROOM})
+
+
+def test_a_plan() -> None:
+    found = run(SHOP, {"name": "old", "state": "absent"})
+    assert [(app["name"], app["state"]) for app in found] == [("shop", "present"), ("old", "absent")]
+    assert found[0]["domains"] == ["web1.example"]
+    assert found[0]["root"] == "/srv/asgi/shop"
+
+
+def test_all_mistakes_are_one_error() -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        run({**SHOP, "workers": 0, "app": "main"})
+    assert "asgi_apps[0] (shop): workers: found 0" in str(error.value)
+    assert "asgi_apps[0] (shop): app: found 'main'" in str(error.value)
+
+
+@given(st.dictionaries(st.from_regex(r"\A[A-Z_]{1,5}\Z"), st.text() | st.integers(), max_size=4))
+def test_secrets_arrive_as_they_were_declared(secrets: dict[str, t.Any]) -> None:
+    sealed = sealed_secrets([{"name": "blog", "secrets": {"X": "other"}}, {**SHOP, "secrets": secrets}], "shop")
+    assert _release.unseal(sealed) == {name: str(value) for name, value in secrets.items()}
+
+
+def test_sealed_secrets_do_not_show_themselves() -> None:
+    sealed = sealed_secrets([{**SHOP, "secrets": {"TOKEN": "hunter2"}}], "shop")
+    assert "hunter2" not in sealed
+    assert json.loads(base64.b64decode(sealed)) == {"TOKEN": "hunter2"}
+
+
+@pytest.mark.parametrize("app", [SHOP, {**SHOP, "secrets": None}, {**SHOP, "secrets": {}}])
+def test_no_secrets(app: dict[str, t.Any]) -> None:
+    assert _release.unseal(sealed_secrets([app], "shop")) == {}
+
+
+def test_secrets_of_nobody() -> None:
+    with pytest.raises(AnsibleFilterError, match="no application has the name blog"):
+        sealed_secrets([SHOP], "blog")

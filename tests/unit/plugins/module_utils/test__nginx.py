@@ -1,0 +1,305 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.asgi.stack.plugins.module_utils import _nginx as nginx
+from ansible_collections.asgi.stack.plugins.module_utils import _system as system
+
+CONFIG = "http { include asgi/live/sites/*.conf; include conf.d/*.conf; }\n"
+STEPS = ["staged", "tested", "named", "live", "swapped", "taken", "marked"]
+
+
+class Fake:
+    """An Nginx that refuses the word BAD when it tests, and the word TAKEN (a port, say) only when it loads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.has: str | None = None  # what it runs
+        self.enabled = False
+        self.reloads = 0
+
+    def installed(self) -> bool:
+        return True
+
+    def all(self, config: Path) -> str:
+        text = config.read_text()
+        for glob in re.findall(r"include (\S+);", text):
+            text += "".join(path.read_text() for path in sorted(self.root.glob(glob)))
+        return text
+
+    def test(self, config: Path) -> tuple[bool, str]:
+        if "BAD" not in self.all(config):
+            return True, 'nginx: [warn] conflicting server name "x" on 0.0.0.0:80, ignored\n'
+        include = re.findall(r"include (\S+);", config.read_text())
+        for path in [path for glob in include for path in sorted(self.root.glob(glob))]:
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if "BAD" in line:
+                    return False, (
+                        f'2026/01/01 00:00:00 [emerg] 7#7: unknown directive "BAD" in {path}:{number}\n'
+                        f'nginx: [emerg] unknown directive "BAD" in {path}:{number}\n'
+                        f"nginx: configuration file {config} test failed\n"
+                    )
+        return False, f"nginx: [emerg] in {config}:1\n"
+
+    def status(self) -> nginx.Status:
+        return nginx.Status(active=self.has is not None, enabled=self.enabled, master=7)
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def start(self) -> None:
+        self.load()
+
+    def reload(self) -> None:
+        self.reloads += 1
+        self.load()
+
+    def load(self) -> None:
+        text = self.all(self.root / "nginx.conf")
+        if "TAKEN" in text:
+            raise nginx.Refused("bind() failed")
+        self.has = text
+
+
+class Host(t.NamedTuple):
+    root: Path
+    marker: Path
+    service: Fake
+
+    def apply(self, files: nginx.Tree, **more: t.Any) -> nginx.Outcome:
+        options: dict[str, t.Any] = {"config": CONFIG, "absent": [], **more}
+        return nginx.apply(self.root, files=files, service=self.service, marker=self.marker, **options)
+
+    def state(self) -> dict[str, str]:
+        """Every file and link, without the lock's directory."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            name = path.relative_to(self.root).as_posix()
+            if path.is_symlink():
+                found[name] = "-> " + os.readlink(path)
+            elif path.is_file():
+                found[name] = path.read_text()
+        return found
+
+
+@pytest.fixture(name="host")
+def _host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host as the package leaves it, its service not started."""
+    monkeypatch.setattr(system, "LOCKS", tmp_path / "locks")
+    root = tmp_path / "etc"
+    for name in ("sites-enabled", "sites-available", "conf.d"):
+        (root / name).mkdir(parents=True)
+    (root / "nginx.conf").write_text("http { include sites-enabled/*; } # the distribution's\n")
+    (root / "sites-available/default").write_text("server { welcome; }\n")
+    (root / "sites-enabled/default").symlink_to("../sites-available/default")
+    return Host(root, tmp_path / "run/nginx.json", Fake(root))
+
+
+def test_first_and_second_run(host: Host) -> None:
+    before = host.state()
+    told = host.apply({"sites/a.conf": "A\n"}, check=True)
+    assert host.state() == before
+    assert not host.marker.exists()
+
+    done = host.apply({"sites/a.conf": "A\n"})
+    assert (done.changed, done.files, done.actions) == (True, told.files, told.actions)
+    assert done.actions == ["enabled", "started"]
+    assert [entry["after_header"] for entry in done.diff] == [
+        f"{host.root}/asgi/live/sites/a.conf",
+        f"{host.root}/nginx.conf",
+        f"{host.root}/sites-enabled/default",
+    ]
+    assert done.warnings == ['conflicting server name "x" on 0.0.0.0:80, ignored']
+    assert host.service.has == CONFIG + "A\n"
+    assert os.readlink(host.root / "nginx.conf") == "asgi/live/nginx.conf"
+    assert (host.root / "asgi/replaced-nginx.conf").read_text() == before["nginx.conf"]
+    assert not (host.root / "sites-enabled/default").is_symlink()
+    assert (host.root / "asgi/live").resolve().stat().st_mode & 0o777 == 0o755
+
+    again = host.apply({"sites/a.conf": "A\n"})
+    assert (again.changed, again.files, again.actions, again.diff) == (False, [], [], [])
+    assert host.service.reloads == 0
+
+
+def test_other_files_stay_and_absent_ones_go(host: Host) -> None:
+    host.apply({"sites/a.conf": "A\n", "sites/b.conf": "B\n"})
+    done = host.apply({"sites/c.conf": "C\n"}, absent=["sites/a.conf", "sites/never.conf"])
+    assert done.actions == ["reloaded"]
+    assert host.service.has == CONFIG + "B\nC\n"
+    (host.root / "sites-enabled/default").write_text("the operator's own\n")
+    assert not host.apply({}).changed
+    kept = sorted(path.name for path in (host.root / "asgi").glob("config-*"))
+    host.apply({"sites/c.conf": "D\n"})
+    assert len(kept) == len(list((host.root / "asgi").glob("config-*"))) == 2
+
+
+def test_refused_configuration_changes_nothing(host: Host) -> None:
+    first = host.state()
+    for _run in range(2):
+        with pytest.raises(nginx.Refused):
+            host.apply({"sites/a.conf": "ok\nBAD\n"})
+        assert {name: text for name, text in host.state().items() if name in first} == first
+        assert host.service.has is None
+    host.apply({"sites/a.conf": "A\n"})
+    before, runs = host.state(), host.service.has
+    for _run in range(2):
+        with pytest.raises(nginx.Refused) as raised:
+            host.apply({"sites/a.conf": "one\nBAD\nthree\n"})
+        assert host.state() == before
+        assert host.service.has == runs
+    place = f"{host.root}/asgi/live/sites/a.conf"
+    assert str(raised.value).splitlines()[1:] == [
+        f'[emerg] unknown directive "BAD" in {place}:2',
+        f"{place}:",
+        "     1 | one",
+        ">    2 | BAD",
+        "     3 | three",
+    ]
+
+
+def test_an_operators_mistake_is_told_on_every_run(host: Host) -> None:
+    host.apply({"sites/a.conf": "A\n"})
+    (host.root / "conf.d/x.conf").write_text("BAD\n")
+    for check in (False, True):
+        with pytest.raises(nginx.Refused, match="conf.d/x.conf:1"):
+            host.apply({"sites/a.conf": "A\n"}, check=check)
+    with pytest.raises(nginx.Refused, match="conf.d/x.conf:1"):
+        host.apply({"sites/a.conf": "B\n"})
+    assert host.service.has == CONFIG + "A\n"
+    (host.root / "conf.d/x.conf").unlink()
+    assert not host.apply({"sites/a.conf": "A\n"}).changed
+
+
+def test_what_is_refused_at_the_reload_is_put_back(host: Host) -> None:
+    host.service.load()
+    distributions = host.state()
+    with pytest.raises(nginx.Refused):
+        host.apply({"sites/a.conf": "TAKEN\n"})
+    after = host.state()
+    assert after.pop("asgi/replaced-nginx.conf") == distributions["nginx.conf"]
+    assert after == distributions
+    host.apply({"sites/a.conf": "A\n"})
+    before, reloads = host.state(), host.service.reloads
+    for run in (1, 2):
+        with pytest.raises(nginx.Refused):
+            host.apply({"sites/a.conf": "TAKEN\n"})
+        assert host.state() == before
+        assert host.service.has == CONFIG + "A\n"
+        assert host.service.reloads == reloads + 2 * run  # the second one reads again what was put back
+    assert not host.apply({"sites/a.conf": "A\n"}).changed
+
+
+def test_edited_in_place(host: Host) -> None:
+    """Our files are put right; nginx.conf replaced by a file becomes ours again."""
+    host.apply({"sites/a.conf": "A\n"})
+    (host.root / "asgi/live/sites/a.conf").write_text("edited\n")
+    done = host.apply({"sites/a.conf": "A\n"})
+    assert done.files == [f"{host.root}/asgi/live/sites/a.conf"]
+    assert host.service.has == CONFIG + "A\n"
+    (host.root / "nginx.conf").unlink()
+    (host.root / "nginx.conf").write_text(CONFIG)
+    assert host.apply({"sites/a.conf": "A\n"}).files == [f"{host.root}/nginx.conf"]
+    assert not host.apply({"sites/a.conf": "A\n"}).changed
+
+
+def test_a_stopped_or_disabled_nginx_is_a_change(host: Host) -> None:
+    host.apply({"sites/a.conf": "A\n"})
+    host.service.has, host.service.enabled = None, False
+    assert host.apply({}, check=True).actions == ["enabled", "started"]
+    assert host.service.has is None
+    assert host.apply({}).actions == ["enabled", "started"]
+    assert host.service.has == CONFIG + "A\n"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("at", STEPS)
+def test_killed(host: Host, at: str, first: bool, restarted: bool) -> None:
+    """Whatever step a run ends at, Nginx can start, and the next run makes it right, once."""
+    host.service.enabled = True
+    host.service.load()
+    if not first:
+        host.apply({"sites/a.conf": "old\n"})
+    seen: list[str] = []
+
+    def step(name: str) -> None:
+        seen.append(name)
+        if name == at:
+            os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        host.apply({"sites/a.conf": "new\n"}, step=step)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    if at in ("taken", "marked"):  # the child's Nginx is gone with it
+        host.service.load()
+    good, _output = host.service.test(host.root / "nginx.conf")
+    assert good
+    if restarted:
+        host.service.load()
+        assert (host.root / "nginx.conf").read_text() in (host.service.has or "")
+    told = host.apply({"sites/a.conf": "new\n"}, check=True)
+    done = host.apply({"sites/a.conf": "new\n"})
+    assert (told.changed, told.files, told.actions) == (done.changed, done.files, done.actions)
+    assert host.service.has == CONFIG + "new\n"
+    assert not host.apply({"sites/a.conf": "new\n"}).changed
+    names = [path.name for path in [*host.root.iterdir(), *(host.root / "asgi").iterdir()]]
+    assert not [name for name in names if name.startswith((".asgi-test", "stage-"))]
+
+
+def test_steps_are_the_ones_tested(host: Host) -> None:
+    seen: list[str] = []
+    host.apply({"sites/a.conf": "A\n"}, step=seen.append)
+    assert seen == STEPS
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../b", "a//b", "", ".hidden", "a b", "sites/\n.conf"])
+def test_names_stay_below(host: Host, name: str) -> None:
+    before = host.state()
+    with pytest.raises(system.HostError, match="file name"):
+        host.apply({name: "x"})
+    with pytest.raises(system.HostError, match="file name"):
+        host.apply({}, absent=[name])
+    assert host.state() == before
+
+
+def test_digest() -> None:
+    """Moving text from a name to its content, or between files, is another digest."""
+    trees: list[nginx.Tree] = [
+        {},
+        {"a": "bc"},
+        {"ab": "c"},
+        {"a": "b", "c": ""},
+        {"a": "", "b": "c"},
+        {"a": "c", "b": ""},
+    ]
+    assert len({nginx.digest(tree) for tree in trees}) == len(trees)
+
+
+def test_workers(tmp_path: Path) -> None:
+    """Only workers of this master that still take connections count; a command may hold blanks and brackets."""
+
+    def process(pid: int, parent: int, title: str, command: str = "nginx") -> None:
+        (tmp_path / str(pid)).mkdir()
+        fields = ["S", str(parent), *["0"] * 17, str(pid * 10)]
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({command}) {' '.join(fields)} 0 0\n")
+        (tmp_path / str(pid) / "cmdline").write_bytes(title.encode() + b"\0\0\0")
+
+    process(7, 1, "nginx: master process /usr/sbin/nginx")
+    process(8, 7, "nginx: worker process", command="a ) b (")
+    process(9, 7, "nginx: worker process is shutting down")
+    process(10, 6, "nginx: worker process")
+    (tmp_path / "11").mkdir()
+    (tmp_path / "self").mkdir()
+    assert nginx.Systemd(proc=tmp_path).workers(7) == {(8, "80")}
