@@ -72,8 +72,16 @@ def digest(request: BuildRequest, interpreter: str, machine: str) -> str:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether *path* is a build that was finished."""
-    return (path / MARKER).is_file()
+    """Return whether *path* is a build that was finished, and that nobody began to remove."""
+    return not path.name.startswith(".") and (path / MARKER).is_file()
+
+
+def clear_incomplete(builds: Path) -> list[Path]:
+    """Remove what runs that were cut off left in *builds*, and return it. The caller holds the application's lock."""
+    found = [path for path in builds.iterdir() if not is_complete(path)] if builds.is_dir() else []
+    for path in found:
+        _system.remove(path)
+    return found
 
 
 def index_environment(url: str | None, username: str | None, password: str | None) -> dict[str, str]:
@@ -119,14 +127,13 @@ def build(request: BuildRequest, archive: Path | None, interpreter: str, address
         if is_complete(target):
             return target
         builds.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for path in builds.iterdir():
-            if not is_complete(path):
-                _system.remove(path)
+        clear_incomplete(builds)
         _system.ensure_user(BUILDER, str(BUILDER_HOME))
         _make_builder_home()
         try:
             _fill(target, request, archive)
             _seal(target)
+            os.sync()  # a marker that survives a power cut stands for files that do
             marker = {"address": address, "interpreter": interpreter, "revision": request.source.get("revision")}
             marker["digest"] = request.source["digest"]
             _system.write(target / MARKER, json.dumps(marker, indent=1) + "\n")
@@ -135,6 +142,8 @@ def build(request: BuildRequest, archive: Path | None, interpreter: str, address
             shutil.rmtree(target, ignore_errors=True)
             if isinstance(error, OSError):
                 raise HostError(f"{request.name}: the build failed: {_system.explain(error)}") from None
+            if isinstance(error, tarfile.TarError):
+                raise HostError(f"{request.name}: source: the archive cannot be read: {error}") from None
             raise
     return target
 

@@ -210,7 +210,7 @@ def ensure(
         return results, [name for name in absent if (root / name).is_symlink()]
     if wanted and not os.path.exists(OPENSSL):
         raise HostError("OpenSSL's command line tool is not installed on this host (package openssl)")
-    with locked("certificate", lock_timeout):
+    with locked("_certificate", lock_timeout):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in root.glob(f"{NEW_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -284,7 +284,7 @@ def apply(
         return outcome
     if not service.installed():
         raise HostError("Nginx is not installed on this host")
-    with locked("nginx", lock_timeout):
+    with locked("_nginx", lock_timeout):
         outcome, disk, wanted = _plan(root, config, files, absent, service, marker)
         _clear(root)
         if not outcome.files:

@@ -22,6 +22,7 @@ import os
 import pwd
 import re
 import socket
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -30,6 +31,7 @@ from ansible_collections.asgi.stack.plugins.module_utils import _build, _system
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
 
 UNITS = Path("/etc/systemd/system")
+TRANSIENT = Path("/run/systemd/system")
 TMPFILES = Path("/etc/tmpfiles.d")
 RUN = Path("/run/asgi")
 EDGE_GROUP = "www-data"
@@ -209,6 +211,8 @@ def deploy(request: Request, *, prepare: bool = False, check: bool = False) -> O
     with _transaction(request.name, request.settings.lock_timeout, check):
         current = live(request.root)
         outcome = Outcome(current.instance if current else None)
+        if not check:
+            _sweep(request.root, request.name, outcome)
         if _system.ensure_user(request.user, f"/var/lib/asgi/{request.name}", check):
             outcome.did.append(f"user {request.user} made")
         if current is not None and current.info["digest"] == request.digest():
@@ -341,8 +345,44 @@ def _transaction(name: str, lock_timeout: float, check: bool) -> t.Iterator[None
         raise HostError(f"{name}: the release failed: {_system.explain(error)}") from None
 
 
+def _sweep(root: Path, name: str, outcome: Outcome) -> None:
+    """Remove what runs that were cut off left on the disk."""
+    folder = root / "releases"
+    left = [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
+    for path in left:
+        _system.remove(path)
+    hooks = re.compile(rf"asgi\.migrate-{re.escape(name)}-\d+-[0-9a-f]+\.service")
+    stray = [path for path in TRANSIENT.iterdir() if hooks.fullmatch(path.name)] if TRANSIENT.is_dir() else []
+    for path in stray:
+        _system.systemctl("stop", path.name)
+        _system.remove(path)
+    if stray:
+        _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
+    left += [*_build.clear_incomplete(root / "builds"), *stray]
+    outcome.did += [f"leftover {path.name} removed" for path in left]
+
+
+def _take_settings(release: Release, settings: Settings) -> Release | None:
+    """Have *release* switched with *settings* from now on; return it so, or None where it is already."""
+    if release.settings == settings:
+        return None
+    info = {**release.info, "settings": dataclasses.asdict(settings)}
+    return dataclasses.replace(release, info=info)
+
+
 def _converge(request: Request, current: Release, outcome: Outcome, check: bool) -> None:
     """Have what is live run, and start at a boot."""
+    taken = _take_settings(current, request.settings)
+    if taken is not None:
+        outcome.did.append(f"settings of {current.instance} written")
+        current = taken
+        if not check:
+            _write_info(current)
+    if current.state["state"] != "live":
+        outcome.did.append(f"{current.instance} marked live")  # a run was cut off right after its switch
+        if not check:
+            current.mark("live")
+            _prune(request.root, current)
     if _install_units(request, current, check):
         outcome.did.append("units written")
     boot = f"asgi-{request.name}.service"
@@ -355,7 +395,7 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
     if shown.get("UnitFileState") != "enabled" or shown.get("ActiveState") != "active":
         outcome.did.append(f"{boot} enabled")
         if not check:
-            _enable(request.name)
+            _enable(request.name, now=True)
 
 
 def _bring_up(root: Path, new: Release) -> None:
@@ -369,16 +409,22 @@ def _bring_up(root: Path, new: Release) -> None:
 
 def _give_up(root: Path, new: Release, reason: str) -> None:
     _stop(new)
-    new.mark("failed", reason=reason)
+    with contextlib.suppress(OSError):  # on a full disk: it is stopped all the same
+        new.mark("failed", reason=reason)
     _prune(root, new)
 
 
 def _switch(root: Path, new: Release, outcome: Outcome) -> None:
     """Make a healthy release live and let the one before it drain."""
     current = live(root)
-    _system.point(root / "live", f"releases/{new.instance}")
+    try:
+        _enable(new.name, now=False)  # before it is live, so that a boot right after finds it
+        _system.point(root / "live", f"releases/{new.instance}")
+    except BaseException as error:
+        _give_up(root, new, str(error))
+        raise
     new.mark("live")
-    _enable(new.name)
+    _enable(new.name, now=True)
     if current is not None and current != new:
         _retire(current, new.settings)
         outcome.previous = current.instance
@@ -387,10 +433,14 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
 
 
 def _prepared(request: Request) -> Release | None:
-    """Return the wanted release if an earlier run staged it and got no further."""
-    for release in reversed(releases(request.root)):
+    """Return the wanted release if the run before staged it and got no further."""
+    newest = releases(request.root)[-1:]
+    for release in newest:
         if release.info["digest"] == request.digest() and release.state["state"] == "staged":
-            return release
+            taken = _take_settings(release, request.settings)
+            if taken is not None:
+                _write_info(taken)
+            return taken or release
     return None
 
 
@@ -407,9 +457,17 @@ def _stage(request: Request) -> Release:
         "user": request.user,
         "settings": dataclasses.asdict(request.settings),
     }
-    files = {**_configuration(request), "release.json": json.dumps(info, indent=1, sort_keys=True) + "\n"}
+    files = {**_configuration(request), "release.json": _as_json(info)}
     modes = dict.fromkeys(("environment", "secrets", "release.json"), 0o600)
     return _write_release(request.root, info, files, modes)
+
+
+def _as_json(info: t.Mapping[str, t.Any]) -> str:
+    return json.dumps(info, indent=1, sort_keys=True) + "\n"
+
+
+def _write_info(release: Release) -> None:
+    _system.write(release.path / "release.json", _as_json(release.info), 0o600)
 
 
 def _configuration(request: Request) -> dict[str, str]:
@@ -431,13 +489,11 @@ def _write_release(
     """Write a release's directory; it gets its name when it is complete."""
     folder = root / "releases"
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            _system.remove(path)
     generation = max((release.generation for release in releases(root)), default=0) + 1
     instance = f"{generation:04d}-{info['id']}"
     new = Release(instance, folder / instance, info)
     staged = folder / f".{instance}"
+    _system.remove(staged)
     staged.mkdir(mode=0o755)
     for name, content in files.items():
         _system.write(staged / name, content, modes.get(name, 0o644))
@@ -508,9 +564,13 @@ def _start(root: Path, release: Release) -> None:
 
 def _secret_values(release: Release) -> list[str]:
     """Return the values of a release's secrets, to keep them out of what is shown."""
-    text = _system.read(release.path / "secrets") or ""
-    values = re.findall(r'^[A-Za-z_][A-Za-z0-9_]*="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE | re.DOTALL)
-    return [re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for value in values]
+    return list(_parse_environment(_system.read(release.path / "secrets") or "").values())
+
+
+def _parse_environment(text: str) -> dict[str, str]:
+    """Return what :func:`_environment_file` wrote as text."""
+    assignment = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"\n', re.DOTALL)
+    return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in assignment.findall(text)}
 
 
 def _await_health(service: str, path: Path, health: Health) -> str | None:
@@ -546,23 +606,25 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
 def probe(path: Path, health: Health, timeout: float = _PROBE_TIMEOUT) -> str | None:
     """Ask the server behind the unix socket *path* once; return None if it is healthy, else what is wrong."""
     connection = _UnixConnection(path, timeout)
-    headers = {
-        "Host": health.host,
-        "X-Forwarded-Proto": health.scheme,
-        "User-Agent": "asgi.stack",
-        "Connection": "close",
-    }
+    headers = {"Host": health.host, "X-Forwarded-Proto": health.scheme, "User-Agent": "asgi.stack"}
     where = f"GET {health.path}"
+    until = time.monotonic() + timeout
+    # The socket's timeout is for each read; an answer that trickles in has to end as well.
+    alarm = threading.Timer(timeout, connection.interrupt)
+    alarm.start()
     try:
-        connection.request("GET", health.path, headers=headers)
+        connection.request("GET", health.path, headers={**headers, "Connection": "close"})
         answer = connection.getresponse()
         body = answer.read(1 << 20) if health.contains else b""
-    except socket.timeout:
-        return f"{where}: no answer in {timeout:.1f} s"
     except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= until:
+            return f"{where}: no answer in {timeout:.1f} s"
         return f"{where}: {error or type(error).__name__}"
     finally:
+        alarm.cancel()
         connection.close()
+    if time.monotonic() >= until:
+        return f"{where}: no answer in {timeout:.1f} s"
     expected = answer.status in health.status if health.status else answer.status < 500
     if not expected:
         wanted = " or ".join(map(str, health.status)) if health.status else "any below 500"
@@ -580,7 +642,13 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
+        self._socket = self.sock  # the other one is given up when the answer's head was read
         self.sock.connect(self._path)
+
+    def interrupt(self) -> None:
+        """End what is being waited for, from another thread."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 _IMPORT_CHECK = """
@@ -631,7 +699,7 @@ def _run_migrate(request: Request, release: Release) -> None:
     :raises ReleaseFailed: one failed; the message holds what it said.
     """
     unit = f"asgi.migrate-{release.name}-{release.instance}.service"
-    path = Path("/run/systemd/system") / unit
+    path = TRANSIENT / unit
     service = request.service.partition("[Service]\n")[2] + request.override.partition("[Service]\n")[2]
     lines = [line for line in service.replace("%i", release.instance).splitlines() if not _NOT_FOR_HOOKS.match(line)]
     script = release.path / "migrate.sh"
@@ -664,10 +732,9 @@ def _journal(unit: str, secrets: t.Sequence[str]) -> list[str]:
 
 
 def _redact(line: str, secrets: t.Sequence[str]) -> str:
-    for value in secrets:
-        for part in value.splitlines():
-            if len(part) >= 4:
-                line = line.replace(part, "****")
+    parts = {part for value in secrets for part in value.splitlines() if len(part) >= 4}
+    for part in sorted(parts, key=len, reverse=True):  # one may begin another
+        line = line.replace(part, "****")
     return line
 
 
@@ -684,9 +751,9 @@ def _children(pid: int) -> set[int]:
     return {int(child) for child in (text or "").split()}
 
 
-def _enable(name: str) -> None:
+def _enable(name: str, now: bool) -> None:
     boot = f"asgi-{name}.service"
-    _must(_system.systemctl("enable", "--now", boot), f"{boot} cannot be enabled")
+    _must(_system.systemctl("enable", *(["--now"] if now else []), boot), f"{boot} cannot be enabled")
 
 
 def _retire(old: Release, settings: Settings) -> None:
@@ -800,19 +867,18 @@ def difference(before: t.Mapping[str, str], request: Request) -> list[dict[str, 
     for name in sorted({*before, *after}):
         old, new = before.get(name, ""), after.get(name, "")
         if old != new and name == "secrets":
-            old, new = _only_names(old, old, new), _only_names(new, old, new)
+            old, new = _only_names(old, new, "before"), _only_names(new, old, "after")
         if old != new:
             header = f"{request.name}: {name}"
             found.append({"before_header": header, "after_header": header, "before": _line(old), "after": _line(new)})
     return found
 
 
-def _only_names(shown: str, before: str, after: str) -> str:
-    """Return *shown*, an environment file, as names, where *before* and *after* differ with a word that says so."""
-    known = set(before.splitlines()) & set(after.splitlines())
-    word = "before" if shown == before else "after"
-    lines = [line for line in shown.splitlines() if re.match(r"[A-Za-z_][A-Za-z0-9_]*=\"", line)]
-    return "".join(line.partition("=")[0] + ("" if line in known else f" (hidden, {word})") + "\n" for line in lines)
+def _only_names(shown: str, other: str, word: str) -> str:
+    """Return *shown*, an environment file, as names; where a value is not that of *other*, *word* says so."""
+    values, others = _parse_environment(shown), _parse_environment(other)
+    lines = [name if others.get(name) == value else f"{name} (hidden, {word})" for name, value in values.items()]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _line(text: str) -> str:
@@ -823,9 +889,9 @@ def absent(name: str, root: Path, user: str, lock_timeout: float, check: bool = 
     """Remove an application: its units, directories and user, and nothing else."""
     with _transaction(name, lock_timeout, check):
         outcome = _absent(name, root, user, check)
-    if not check:
-        _system.remove(_system.LOCKS / f"{name}.lock")
-    return outcome
+        if not check:
+            _system.remove(_system.LOCKS / f"{name}.lock")
+        return outcome
 
 
 def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:

@@ -13,13 +13,15 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import typing as t
 from pathlib import Path
 
 #: Locks of running modules; on a tmpfs, so that a boot forgets them.
 LOCKS = Path("/run/asgi")
+#: File descriptors of the locks that this process holds. What it starts holds them too: when it is killed, the next
+#: run waits for what it left running instead of working beside it.
+_held: list[int] = []
 
 
 class HostError(Exception):
@@ -59,6 +61,7 @@ def run(
             env=whole,
             cwd=cwd or "/",
             start_new_session=True,
+            pass_fds=_held,
             **identity,
         ) as process:
             try:
@@ -79,27 +82,34 @@ def systemctl(*arguments: str, timeout: float = 120) -> subprocess.CompletedProc
 
 
 def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Write *content* to *path* with *mode*, atomically and durably: after a crash there is the old file or the new."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Write *content* to *path* with *mode*, atomically and durably: after a crash there is the old file or the new.
+
+    The caller holds a lock. The temporary name is always the same, so that the next run replaces what a cut off one
+    left.
+    """
+    data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def point(link: Path, target: str) -> None:
-    """Make *link* a symbolic link to *target* with one rename(2): who looks sees the old target or the new."""
-    temporary = link.parent / f".{link.name}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
+    """Make *link* a symbolic link to *target* with one rename(2): who looks sees the old target or the new.
+
+    The caller holds a lock; see :func:`write`.
+    """
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
     os.symlink(target, temporary)
     os.replace(temporary, link)
     sync(link.parent)
@@ -124,19 +134,29 @@ def read(path: Path) -> str | None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file, a link or a whole directory; return whether there was one."""
+    """Remove a file, a link or a whole directory; return whether there was one.
+
+    A directory first loses its name, so that a half removed one is never taken for a whole one.
+    """
     if path.is_symlink() or path.is_file() or path.is_socket():
         path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-    else:
+        return True
+    if not path.exists():
         return False
+    if not path.name.startswith("."):
+        gone = path.with_name(f".{path.name}.gone")
+        if gone.exists():
+            shutil.rmtree(gone)
+        path = path.rename(gone)
+    shutil.rmtree(path)
     return True
 
 
 @contextlib.contextmanager
-def locked(name: str, timeout: float) -> t.Iterator[None]:
-    """Hold the lock *name*. It belongs to this process, so that it ends with it, however that ends.
+def locked(name: str, timeout: float) -> t.Iterator[Path]:
+    """Hold the lock *name* and yield its file. It belongs to this process and to what it starts, and ends with them.
+
+    While it is held, what is made is readable for all, whatever umask the host sets for its administrators.
 
     :param timeout: seconds to wait for another holder.
     :raises HostError: another process still holds it.
@@ -144,18 +164,33 @@ def locked(name: str, timeout: float) -> t.Iterator[None]:
     LOCKS.mkdir(mode=0o755, parents=True, exist_ok=True)
     path = LOCKS / f"{name}.lock"
     until = time.monotonic() + timeout
-    with path.open("a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            if time.monotonic() >= until:
-                raise HostError(f"another run is working on {name} (it holds {path}), and did not end in {timeout:g} s")
-            time.sleep(0.2)
-        yield
+    while True:
+        with path.open("a+") as lock:
+            if _try_lock(lock.fileno(), path):
+                umask = os.umask(0o022)
+                _held.append(lock.fileno())
+                try:
+                    yield path
+                finally:
+                    _held.remove(lock.fileno())
+                    os.umask(umask)
+                return
+        if time.monotonic() >= until:
+            raise HostError(f"another run is working on {name} (it holds {path}), and did not end in {timeout:g} s")
+        time.sleep(0.2)
+
+
+def _try_lock(descriptor: int, path: Path) -> bool:
+    """Return whether the lock was free, and the file still is the one that others look at."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
 
 
 def ensure_user(name: str, home: str, check: bool = False) -> bool:

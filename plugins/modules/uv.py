@@ -66,8 +66,7 @@ path:
   sample: /opt/asgi/bin/uv-0.13.9
 """
 
-import shutil
-import tempfile
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -81,20 +80,34 @@ def install(target: Path, version: str, python: str, environment: dict[str, str]
 
     :raises HostError: it cannot be had; the message shows what pip said.
     """
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="asgi-uv-") as folder:
-        for command in (
-            [python, "-I", "-m", "venv", folder],
-            [f"{folder}/bin/python", "-I", "-m", "pip", "install", "--quiet", "--only-binary=:all:", f"uv=={version}"],
-        ):
-            done = _system.run(command, environment={**environment, "HOME": folder}, timeout=600)
-            if done.returncode:
-                said = _build.redact((done.stderr or done.stdout).strip())
-                raise HostError(f"uv {version} cannot be installed: {said}")
-        staged = target.with_name(f".{target.name}")
-        shutil.copyfile(f"{folder}/bin/uv", staged)
-    staged.chmod(0o755)
-    staged.replace(target)
+    with _system.locked("_uv", timeout=900):
+        if target.is_file():
+            return
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder = target.with_name(".uv")
+        _system.remove(folder)
+        try:
+            for command in (
+                [python, "-I", "-m", "venv", str(folder)],
+                [
+                    f"{folder}/bin/python",
+                    "-I",
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--only-binary=:all:",
+                    f"uv=={version}",
+                ],
+            ):
+                done = _system.run(command, environment={**environment, "HOME": str(folder)}, timeout=600)
+                if done.returncode:
+                    said = _build.redact((done.stderr or done.stdout).strip())
+                    raise HostError(f"uv {version} cannot be installed: {said}")
+            os.chmod(folder / "bin/uv", 0o755)
+            os.replace(folder / "bin/uv", target)
+        finally:
+            _system.remove(folder)
 
 
 def main() -> None:

@@ -203,8 +203,8 @@ def test_process_is_not_root_and_cannot_change_its_code(host: Any, target: str, 
     pids = [main_pid(host, app), *children(host, main_pid(host, app))]
     for pid in pids:
         status = host.file(f"/proc/{pid}/status").content_string
-        assert re.search(r"^Uid:\s+(.*)$", status, re.M)[1].split() == [str(user.uid)] * 4
-        assert re.search(r"^CapEff:\s+0+$", status, re.M)
+        assert re.findall(r"^Uid:((?:\s+\d+)+)$", status, re.M) == [f"\t{user.uid}" * 4]
+        assert re.findall(r"^CapEff:\s+(\w+)$", status, re.M) == ["0" * 16]
     assert user.uid != 0
     assert user.shell == "/usr/sbin/nologin"
     assert host.check_output("find -L /srv/asgi/%s/live -user %s", app, user.name) == ""

@@ -19,11 +19,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from ansible_collections.asgi.stack.plugins.module_utils import _release, _system
 from ansible_collections.asgi.stack.plugins.module_utils._release import Health, Request, Settings
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 HEALTH = Health(path="/healthz", host="shop.example.com", scheme="https")
 
@@ -58,6 +59,7 @@ class Host:
         self.builds = self.root / "builds"
         self.active: set[str] = set()
         self.enabled: set[str] = set()
+        self.loaded: dict[Path, str] = {}  # unit files, as they were when systemd read them
         self.asked: list[tuple[str, ...]] = []
         self.unhealthy: str | None = None  # why no new release becomes healthy
         self.steps = 0  # taken so far
@@ -77,10 +79,16 @@ class Host:
             unit = units[-1]
             state = "active" if unit in self.active else "inactive"
             enabled = "enabled" if unit in self.enabled else "disabled"
-            return self.said(f"ActiveState={state}\nUnitFileState={enabled}\nNRestarts=0\nMainPID=0\n")
+            reload = "no" if self.is_loaded(unit) else "yes"
+            shown = f"ActiveState={state}\nUnitFileState={enabled}\nNeedDaemonReload={reload}\n"
+            return self.said(shown + "NRestarts=0\nMainPID=0\n")
         if verb == "list-units":
             found = sorted(unit for unit in self.active if unit.startswith("asgi-shop@"))
             return self.said("".join(f"{unit} loaded active running A release\n" for unit in found))
+        if verb == "daemon-reload":
+            self.loaded = self.unit_files("*")
+        if verb == "start":
+            assert all(map(self.is_loaded, units)), f"{units} started, and systemd has not read the files"
         if verb == "enable":
             self.enabled |= set(units)
         if verb in ("start", "enable"):
@@ -88,6 +96,17 @@ class Host:
         elif verb == "stop":
             self.active -= set(units)
         return self.said("")
+
+    @staticmethod
+    def unit_files(glob: str) -> dict[Path, str]:
+        return {path: path.read_text() for path in _release.UNITS.rglob(glob) if path.is_file()}
+
+    def is_loaded(self, unit: str) -> bool:
+        """Whether systemd knows the files of an instance as they are."""
+        template, _, instance = unit.rpartition(".")[0].partition("@")
+        own = _release.UNITS / f"{template}@{instance}.service.d"
+        files = {path: text for path, text in self.unit_files("*").items() if path.parent in (_release.UNITS, own)}
+        return all(self.loaded.get(path) == text for path, text in files.items())
 
     def run(self, command: t.Sequence[str], **_more: t.Any) -> subprocess.CompletedProcess[str]:
         self.asked.append(tuple(command))
@@ -157,6 +176,7 @@ class Killed(BaseException):
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(_system, "LOCKS", tmp_path / "locks")
     monkeypatch.setattr(_system, "systemctl", made.step(made.systemctl))
     monkeypatch.setattr(_system, "run", made.step(made.run))
@@ -183,7 +203,7 @@ def parse_environment_file(text: str) -> dict[str, str]:
     Inside double quotes a backslash escapes one of "\\`$, is dropped with a newline, and stands for itself before all
     else (parse_env_file_internal in systemd's src/basic/env-file.c).
     """
-    found = {}
+    found: dict[str, str] = {}
     rest = iter(text)
     while True:
         name = "".join(iter(lambda: next(rest, "="), "="))
@@ -512,10 +532,10 @@ def _steps_of_a_deploy(host: Host) -> int:
     return host.steps
 
 
-def test_a_run_that_was_killed_at_any_step_is_finished_by_the_next(host: Host, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_at_any_step_is_finished_by_the_next(host: Host) -> None:
     host.deploy()
     steps = _steps_of_a_deploy(host)
-    assert steps > 20
+    assert steps > 15
     for last in range(steps):
         _forget(host)
         host.deploy()
@@ -952,8 +972,8 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str | None]:
         monkeypatch.setattr(_release, "_show", show)
         monkeypatch.setattr(_release, "_children", lambda pid: look().get("workers", {10, 11}))
         monkeypatch.setattr(_release, "probe", lambda path, health, timeout: look().get("problem"))
-        monkeypatch.setattr(_release.time, "monotonic", lambda: clock["now"])
-        monkeypatch.setattr(_release.time, "sleep", sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
+        monkeypatch.setattr(time, "sleep", sleep)
         return _release._await_health("unit", Path("/x"), dataclasses.replace(HEALTH, timeout=5, **more))
 
     return run

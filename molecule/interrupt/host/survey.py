@@ -1,0 +1,120 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Look at this host: survey.py NAME… prints a line of JSON on each application, and on what lies about.
+
+``half`` are things that claim to be complete and are not: they must never be, not even right after a kill.
+``left`` is what a finished run must not have left: it may be there after a kill, and must be gone after the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path("/srv/asgi")
+UNITS = Path("/etc/systemd/system")
+NGINX = Path("/etc/nginx")
+RELEASE_FILES = {"release.json", "environment", "secrets", "override.conf", "gunicorn.conf.py", "build", "app.sock"}
+
+
+def systemctl(*arguments):
+    done = subprocess.run(["systemctl", "--no-pager", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def names(folder, pattern="*"):
+    return sorted(path.name for path in Path(folder).glob(pattern)) if Path(folder).is_dir() else []
+
+
+def units(pattern):
+    """Return {name of a loaded unit: its state}."""
+    lines = systemctl("list-units", "--all", "--plain", "--no-legend", pattern).splitlines()
+    return {line.split()[0]: line.split()[2] for line in lines}
+
+
+def size(build):
+    """Return how many files and directories a build has, bytecode aside: an import may have made more of that."""
+    return sum(
+        len([name for name in [*folders, *files] if name != "__pycache__" and not name.endswith(".pyc")])
+        for _folder, folders, files in os.walk(build)
+    )
+
+
+def application(name):
+    root = ROOT / name
+    half, left = [], []
+    live = os.path.basename(os.readlink(root / "live")) if (root / "live").is_symlink() else None
+    releases, builds, states = {}, {}, {}
+    for release in names(root / "releases"):
+        path = root / "releases" / release
+        if release.startswith(".") or not (path / "release.json").exists():
+            left.append(str(path))
+            continue
+        releases[release] = json.loads((path / "release.json").read_text())
+        half += [f"{path} without {file}" for file in sorted(RELEASE_FILES - {*names(path), *names(path, ".*")})]
+        left += [str(path / file) for file in names(path, ".*")]
+        states[release] = json.loads((path / "state.json").read_text()) if (path / "state.json").exists() else {}
+    for build in names(root / "builds"):
+        path = root / "builds" / build
+        if build.startswith(".") or not (path / "build.json").exists():
+            left.append(str(path))
+            continue
+        builds[build] = size(path)
+        if build not in {release["build"] for release in releases.values()}:
+            left.append(f"{path}, of no release")
+    left += [str(root / file) for file in names(root, ".*")]
+    for path in UNITS.glob(f"asgi-{name}@*.service.d"):
+        if path.name[len(f"asgi-{name}@") : -len(".service.d")] not in releases:
+            left.append(str(path))
+    running = sorted(
+        {
+            unit.partition("@")[2].rpartition(".")[0]
+            for unit, state in units(f"asgi-{name}@*").items()
+            if state not in ("inactive", "failed")
+        }
+    )
+    if live is not None and states.get(live, {}).get("state") != "live":
+        left.append(f"{live} is live, and its state is {states.get(live, {}).get('state')}")
+    left += [f"{release} claims to be live" for release, state in states.items() if release != live and state.get("state") == "live"]
+    left += [f"{unit} failed" for unit, state in units(f"asgi-{name}@*").items() if state == "failed"]
+    others = units("asgi.*") if name else {}
+    left += [unit for unit in others if re.search(rf"-{name}-\d|\.{name}\b", unit) and not unit.startswith("asgi.drain-")]
+    boot = systemctl("show", "--property=ActiveState,UnitFileState", f"asgi-{name}.service").split()
+    return {
+        "live": live,
+        "running": running,
+        "draining": sorted(unit for unit in others if unit.startswith(f"asgi.drain-{name}-")),
+        "releases": sorted(releases),
+        "states": states,
+        "builds": builds,
+        "half": half,
+        "left": sorted(left),
+        "boot": sorted(boot) == ["ActiveState=active", "UnitFileState=enabled"],
+        "sockets": names(f"/run/asgi/{name}"),
+        "user": [line for line in Path("/etc/passwd").read_text().splitlines() if line.startswith(f"asgi-{name}:")],
+    }
+
+
+def host():
+    """What lies about that is no application's."""
+    places = [UNITS, "/etc/tmpfiles.d", "/run/asgi", "/run/systemd/system", NGINX, NGINX / "asgi", NGINX / "asgi/tls"]
+    left = [f"{place}/{name}" for place in [*places, "/opt/asgi/bin", ROOT] for name in names(place, ".*")]
+    left += [f"/run/systemd/system/{name}" for name in names("/run/systemd/system", "asgi*")]
+    left += [f"/tmp/{name}" for name in names("/tmp", "*asgi*") if not name.startswith("systemd-private-")]
+    left += [f"{NGINX}/asgi/{name}" for name in names(NGINX / "asgi", "stage-*")]
+    configurations = names(NGINX / "asgi", "config-*")
+    left += [f"{NGINX}/asgi has {configurations}"] if len(configurations) > 2 else []
+    builder = subprocess.run(["ps", "-u", "_asgi-build", "-o", "args="], capture_output=True, text=True, check=False)
+    left += [f"running: {line}" for line in builder.stdout.splitlines()]
+    left += [f"{unit} failed" for unit, state in units("*").items() if state == "failed" and unit.startswith(("asgi", "nginx"))]
+    return left
+
+
+if __name__ == "__main__":
+    found = {name: application(name) for name in sys.argv[1:]}
+    print(json.dumps({**found, "": {"left": host()}}))

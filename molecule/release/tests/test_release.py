@@ -1,0 +1,565 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A story in order, told by real runs of the playbooks while requests flow: none is lost, and no broken release answers.
+
+What a test declares is in its own words; what it expects of the release before, it reads from the host first.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import driver
+import pytest
+from driver import ask, wait_for
+
+if TYPE_CHECKING:
+    from conftest import Story
+
+# What is looked for, whatever stands around it.
+NEEDLE = "needle-4f1d0c7e52a94b6d8be3"
+SECRETS = {"TOKEN": NEEDLE, "PASSPHRASE": f'two words "{NEEDLE}" $HOME \\n `id`'}
+
+DRAIN = 15
+#: What an edge and a server need to let go of a release, on top of its drain.
+LETTING_GO = 30
+
+
+def demo(source: str, **keys: Any) -> dict[str, Any]:
+    """Declare the application."""
+    return {
+        "name": "demo",
+        "app": "main:app",
+        "source": {"path": source},
+        "domains": ["demo.test"],
+        "workers": 2,
+        "environment": {"DEMO_UNSAFE": "1", "COLOUR": "red"},
+        "secrets": SECRETS,
+        "health": {"path": "/healthz"},
+        "drain": DRAIN,
+        "gunicorn": {"graceful_timeout": 5},
+        "locations": [
+            {"path": "/static/", "kind": "static", "root": "static"},
+            {"path": "/events", "kind": "sse"},
+            {"path": "/ws", "kind": "websocket"},
+        ],
+        **keys,
+    }
+
+
+def other(source: str) -> dict[str, Any]:
+    """Declare an application beside it, without a network."""
+    return {
+        "name": "other",
+        "app": "main:app",
+        "source": {"path": source},
+        "domains": ["other.test"],
+        "tls": {"mode": "none"},
+        "workers": 1,
+        "environment": {"DEMO_UNSAFE": "1"},
+        "network": "none",
+    }
+
+
+def version(stack: driver.Stack) -> str:
+    """Return the version of the code that answers."""
+    answer = ask(stack.host, "demo.test", "/api/info")
+    assert answer.status == 200
+    return str(answer.json()["version"])
+
+
+def variable(stack: driver.Stack, name: str) -> str | None:
+    """Return the SHA-256 of a variable of the process's environment."""
+    found: str | None = ask(stack.host, "demo.test", "/env", name=name).json()["sha256"]
+    return found
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def now_live(stack: driver.Stack, story: Story) -> dict[str, Any]:
+    """Return the live release, which is the one that answers, and runs."""
+    live = stack.live("demo")
+    story.served.add(live["release"])
+    assert live["state"] == "live"
+    assert ask(stack.host, "demo.test", "/api/info").release == live["release"]
+    assert live["release"] in stack.running("demo")
+    return live
+
+
+# --- deploys ---------------------------------------------------------------------------------------------------------
+
+
+def test_bare_host_serves(stack: driver.Stack, story: Story) -> None:
+    source = stack.source("first", VERSION="1.0.0\n")
+    stack.play("site", demo(source), other(source)).must()
+    assert version(stack) == "1.0.0"
+    now_live(stack, story)
+    story.begin()
+
+
+def test_changed_code_is_deployed(stack: driver.Stack, story: Story) -> None:
+    before = stack.live("demo")
+    stack.play("site", demo(stack.source("second", VERSION="2.0.0\n"))).must()
+    assert version(stack) == "2.0.0"
+    after = now_live(stack, story)
+    assert after["id"] != before["id"]
+    assert stack.about("demo", before["release"])["state"] == "retired"
+
+
+def test_changed_environment_is_deployed(stack: driver.Stack, story: Story) -> None:
+    before, builds = stack.live("demo"), stack.builds("demo")
+    assert variable(stack, "COLOUR") == sha256("red")
+    stack.play("site", demo(stack.source("second"), environment={"DEMO_UNSAFE": "1", "COLOUR": "blue"})).must()
+    assert variable(stack, "COLOUR") == sha256("blue")
+    after = now_live(stack, story)
+    assert after["id"] != before["id"]
+    assert (after["build"], stack.builds("demo")) == (before["build"], builds), "something was built"
+
+
+def test_changed_worker_count_is_deployed(stack: driver.Stack, story: Story) -> None:
+    before = stack.live("demo")
+    pid = stack.main_pid("demo")
+    assert len(stack.host.children(pid)) == 2
+    environment = {"DEMO_UNSAFE": "1", "COLOUR": "blue"}
+    stack.play("site", demo(stack.source("second"), environment=environment, workers=3)).must()
+    after = now_live(stack, story)
+    assert after["release"] != before["release"]
+    assert stack.main_pid("demo") != pid
+    wait_for("three workers", lambda: len(stack.host.children(stack.main_pid("demo"))) == 3, 10)
+
+
+# --- rollback and restart --------------------------------------------------------------------------------------------
+
+
+def test_rollback_brings_back_code_and_configuration_without_a_network(stack: driver.Stack, story: Story) -> None:
+    """Twice: to two workers, then to the environment before; then to the first release of all, by its id."""
+    builds, releases = stack.builds("demo"), stack.releases("demo")
+    first, second, third, _fourth = (stack.about("demo", release) for release in releases)
+    # The declaration stays as it is: a rollback does not read it. Nothing can be fetched.
+    declared = demo(stack.source("second"))
+    with stack.host.without_network():
+        stack.play("rollback", declared, options=("-e", "asgi_app=demo")).must()
+        assert stack.live("demo")["release"] == third["release"]
+        stack.play("rollback", declared, options=("-e", "asgi_app=demo")).must()
+        assert stack.live("demo")["release"] == second["release"]
+    assert variable(stack, "COLOUR") == sha256("red")
+    assert version(stack) == "2.0.0"
+    with stack.host.without_network():
+        stack.play("rollback", declared, options=("-e", "asgi_app=demo", "-e", f"asgi_release={first['id']}")).must()
+    assert version(stack) == "1.0.0"
+    assert now_live(stack, story)["release"] == first["release"]
+    assert (stack.builds("demo"), stack.releases("demo")) == (builds, releases)
+
+
+def test_restart_is_a_fresh_instance_of_the_same_release(stack: driver.Stack, story: Story) -> None:
+    before, pid = stack.live("demo"), stack.main_pid("demo")
+    with stack.host.without_network():
+        stack.play("restart", demo(stack.source("first")), options=("-e", "asgi_app=demo")).must()
+    after = now_live(stack, story)
+    assert (after["id"], after["build"], after["digest"]) == (before["id"], before["build"], before["digest"])
+    assert after["release"] != before["release"]
+    assert stack.main_pid("demo") != pid
+
+
+# --- hooks and secrets -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def watched_processes(host: driver.Host) -> Iterator[list[str]]:
+    """Look at the command lines of all processes, of the host and of this machine, as often as they can be read."""
+    script = """
+import glob, os, pathlib, sys
+needle, found = sys.argv[1].encode(), set()
+while not os.path.exists("/tmp/enough"):
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            line = pathlib.Path(path).read_bytes()
+        except OSError:
+            continue
+        if needle in line and path != f"/proc/{os.getpid()}/cmdline":
+            found.add(line.replace(b"\\0", b" ").decode(errors="replace"))
+print("\\n".join(found))
+"""
+    found: list[str] = []
+    host.run("rm", "-f", "/tmp/enough")
+    # The needle is split, so that the watcher and what starts it are not found themselves.
+    split = script.replace("sys.argv[1]", "(sys.argv[1] + sys.argv[2])")
+    command = ("nice", "python3", "-c", split, NEEDLE[:8], NEEDLE[8:])
+    thread = threading.Thread(target=lambda: found.extend(host.run(*command, seconds=300).stdout.splitlines()))
+    thread.start()
+    try:
+        yield found
+    finally:
+        host.run("touch", "/tmp/enough")
+        thread.join()
+
+
+def in_base64(text: str) -> list[str]:
+    """Return how *text* looks within something that is encoded with base64, for each of the three alignments."""
+    pieces = [base64.b64encode(b"\0" * shift + text.encode()).decode() for shift in range(3)]
+    return [piece[4 : len(piece) - 4] for piece in pieces]
+
+
+def with_hooks(source: str) -> dict[str, Any]:
+    """Declare the application with hooks that write down who runs them, where, and with what."""
+    migrate = [
+        'echo "$(id -un) $ASGI_RELEASE $(cat VERSION) $COLOUR" >> "$STATE_DIRECTORY/migrations"',
+        'printf %s "$TOKEN" | sha256sum >> "$STATE_DIRECTORY/tokens"',
+        ["python", "-c", "import fastapi"],
+    ]
+    return demo(source, hooks={"build": ["id -un > built-by.txt", "cat VERSION >> built-by.txt"], "migrate": migrate})
+
+
+def test_hooks_run_once_and_secrets_stay_secret(stack: driver.Stack, story: Story) -> None:
+    host = stack.host
+    declared = with_hooks(stack.source("third", VERSION="3.0.0\n"))
+    with watched_processes(host) as command_lines:
+        play = stack.play("site", declared, options=("--diff", "-vvv")).must()
+    live = now_live(stack, story)
+    assert version(stack) == "3.0.0"
+
+    # Hooks: the build's in the build, by its own user; the migration by the application's, with its environment.
+    assert host.out("cat", "/srv/asgi/demo/live/build/src/built-by.txt").split() == ["_asgi-build", "3.0.0"]
+    state = "/var/lib/asgi/demo"
+    assert host.out("cat", f"{state}/migrations") == f"asgi-demo {live['release']} 3.0.0 red"
+    assert host.out("cat", f"{state}/tokens").split()[0] == sha256(NEEDLE)
+
+    # Secrets: they reach the process, and nothing else holds them.
+    for name, value in SECRETS.items():
+        assert variable(stack, name) == sha256(value)
+    for look in (NEEDLE, *in_base64(NEEDLE)):
+        assert look not in play.output
+        assert look not in host.out("journalctl", "--boot", "--all", "--no-pager", "--output", "cat")
+        assert look not in host.out("systemctl", "show", "--all", "asgi-demo*", "asgi.*")
+    assert command_lines == []
+    roots = "/etc /home /opt /root /run /srv /tmp /usr/local /var"
+    holding = host.run("grep", "-rlF", "--devices=skip", "--", NEEDLE, *roots.split(), seconds=120).stdout.split()
+    assert holding
+    for path in holding:
+        assert re.fullmatch(r"/srv/asgi/demo/releases/[^/]+/secrets", path)
+        assert host.out("stat", "--format", "%U %G %a", path) == "root root 600"
+
+    # The next run has nothing to do.
+    again = stack.play("site", declared).must()
+    assert again.changed == 0, again.output
+    assert now_live(stack, story)["release"] == live["release"]
+    assert len(host.out("cat", f"{state}/migrations").splitlines()) == 1
+
+
+def test_failed_migration_switches_nothing(stack: driver.Stack, story: Story) -> None:
+    live, before = stack.live("demo"), stack.releases("demo")
+    hook = 'echo "the column is there already, says $TOKEN"; exit 3'
+    declared = demo(stack.source("fourth", VERSION="4.0.0\n"), hooks={"migrate": [hook]})
+    play = stack.play("site", declared).must_fail()
+    assert "hooks.migrate" in play.output
+    assert "the column is there already" in play.output
+    assert NEEDLE not in play.output
+    assert_failed(stack, story, live, before)
+    assert version(stack) == "3.0.0"
+
+
+# --- broken releases -------------------------------------------------------------------------------------------------
+
+
+def assert_failed(stack: driver.Stack, story: Story, live: dict[str, Any], before: list[str]) -> dict[str, Any]:
+    """Assert that one release was added, is marked as failed and stopped, and that what was live is live."""
+    (new,) = set(stack.releases("demo")) - set(before)
+    story.failed.add(new)
+    assert stack.live("demo")["release"] == live["release"]
+    assert ask(stack.host, "demo.test", "/api/info").release == live["release"]
+    failed = stack.about("demo", new)
+    assert failed["state"] == "failed"
+    assert failed["reason"]
+    for kind in ("service", "socket"):
+        assert stack.host.show(f"asgi-demo@{new}.{kind}", "ActiveState")["ActiveState"] == "inactive"
+    return failed
+
+
+BROKEN = {
+    "import_error": r"cannot be imported: RuntimeError: this application cannot be imported",
+    "lifespan_error": r"this application cannot start",
+    "unhealthy": r"GET /healthz: status 503, expected any below 500",
+    "hang": r"GET /healthz: no answer",
+    "crash_loop": r"workers keep dying|a worker died",
+    "slow_start": r"not healthy within 8 s",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_release_gets_no_traffic(stack: driver.Stack, story: Story, kind: str) -> None:
+    live, before = stack.live("demo"), stack.releases("demo")
+    declared = demo(stack.source("broken", "broken"), app=f"{kind}:app", environment={"START_SECONDS": "60"})
+    declared["health"] = {"path": "/healthz", "timeout": 8}
+    play = stack.play("site", declared).must_fail()
+    assert re.search(BROKEN[kind], play.output), play.output
+    assert re.search(r"Starting gunicorn|Booting worker", play.output), "no lines of the journal"
+    assert_failed(stack, story, live, before)
+
+
+def test_rollback_never_chooses_a_failed_release(stack: driver.Stack, story: Story) -> None:
+    declared = demo(stack.source("third"))
+    broken = sorted(story.failed)[-1]
+    play = stack.play("rollback", declared, options=("-e", "asgi_app=demo", "-e", f"asgi_release={broken}"))
+    assert "expected one that was live before" in play.must_fail().output
+    before = stack.live("demo")
+    stack.play("rollback", declared, options=("-e", "asgi_app=demo")).must()
+    after = now_live(stack, story)
+    assert after["release"] < before["release"]
+    assert after["release"] in story.served
+    assert version(stack) == "1.0.0"
+
+
+def test_slow_start_is_waited_for(stack: driver.Stack, story: Story) -> None:
+    late = """
+import asyncio
+from main import app as inner
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await asyncio.sleep(6)
+    await inner(scope, receive, send)
+"""
+    stack.play("site", demo(stack.source("late", VERSION="5.0.0\n", late_py=late), app="late:app")).must()
+    assert version(stack) == "5.0.0"
+    now_live(stack, story)
+
+
+# --- several at once -------------------------------------------------------------------------------------------------
+
+
+def test_deploy_during_a_drain(stack: driver.Stack, story: Story) -> None:
+    """WebSockets keep the release before the last alive while the next one is deployed."""
+    first = stack.live("demo")["release"]
+    source = stack.source("sixth", VERSION="6.0.0\n")
+    for number in ("one", "two"):
+        environment = {"DEMO_UNSAFE": "1", "NUMBER": number}
+        stack.play("site", demo(source, environment=environment, drain=40)).must()
+        now_live(stack, story)
+    assert first in stack.running("demo"), "it was stopped with WebSockets open"
+    assert len(stack.running("demo")) >= 3
+
+
+def test_two_plays_at_once(stack: driver.Stack, story: Story) -> None:
+    both = {text: stack.source(f"at-once-{text}", VERSION=f"{text}\n") for text in ("7.0.0", "8.0.0")}
+    running = [stack.start("site", demo(source)) for source in both.values()]
+    plays = [each.play() for each in running]
+    good = [play for play in plays if play.status == 0]
+    assert good
+    for play in plays:
+        assert play.status == 0 or "another run is working on demo" in play.output, play.output
+    live = now_live(stack, story)
+    assert version(stack) in both
+    releases = [stack.about("demo", release) for release in stack.releases("demo")]
+    assert [release["release"] for release in releases if release["state"] == "live"] == [live["release"]]
+    story.served |= {release["release"] for release in releases if "live_at" in release}
+    # What was declared last can be declared again.
+    again = stack.play("site", demo(both[version(stack)])).must()
+    assert again.changed == 0, again.output
+
+
+# --- what is left, and what is shown ---------------------------------------------------------------------------------
+
+
+def test_pruning_keeps_what_is_needed(stack: driver.Stack, story: Story) -> None:
+    before = stack.releases("demo")
+    previous = stack.live("demo")["release"]
+    running = stack.running("demo")
+    stack.play("site", demo(stack.source("ninth", VERSION="9.0.0\n"), keep_releases=2)).must()
+    live = now_live(stack, story)["release"]
+    assert len(before) > 3, "there was nothing to prune"
+    left = stack.releases("demo")
+    assert {live, previous} <= set(left)
+    # What was draining when the play began may have ended since.
+    assert set(left) <= {live, previous} | running
+    assert set(left) >= {live, previous} | stack.running("demo")
+    assert stack.builds("demo") == {stack.about("demo", release)["build"] for release in left}
+    settings = stack.host.sh("cd /etc/systemd/system && ls -d asgi-demo@*.service.d").split()
+    assert {name.removeprefix("asgi-demo@").removesuffix(".service.d") for name in settings} == set(left)
+
+
+def test_status_tells_what_runs(stack: driver.Stack, story: Story) -> None:
+    file = stack.directory / "status.json"
+    play = stack.play("status", options=("-e", f"asgi_status_file={file}")).must()
+    assert play.changed <= 1, play.output
+    live = now_live(stack, story)
+    found = {app["name"]: app for app in json.loads(file.read_text())[stack.host.name]}
+    assert set(found) == {"demo", "other"}
+    shown = found["demo"]
+    assert shown["live"]["release"] == live["release"]
+    assert (shown["active"], shown["health"]) == (True, "ok")
+    assert shown["live"]["workers"] == 2
+    assert shown["live"]["workers_reason"] == live["workers_reason"]
+    assert shown["memory"] > 30_000_000
+    assert live["release"] in shown["running"]
+    assert shown["rollback"]
+    assert not story.failed & set(shown["rollback"])
+    assert {release["release"] for release in shown["releases"]} == set(stack.releases("demo"))
+    table = [line for line in play.output.splitlines() if re.search(r"\bdemo\b.*\bok\b", line)]
+    (row,) = table
+    for text in (stack.host.name, live["release"], live["workers_reason"], shown["rollback"][0]):
+        assert text in row
+    assert NEEDLE not in play.output + file.read_text()
+
+
+# --- the sandbox -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("app", "worst"), [("demo", 1.2), ("other", 0.4)])
+def test_sandbox_is_tight(stack: driver.Stack, app: str, worst: float) -> None:
+    unit = f"asgi-{app}@{stack.live(app)['release']}.service"
+    shown = stack.host.run("systemd-analyze", "security", "--no-pager", unit).stdout
+    level = re.search(r"Overall exposure level for \S+: ([0-9.]+)", shown)
+    assert level is not None, shown
+    assert float(level[1]) <= worst, shown
+
+
+def test_sandbox_refuses(stack: driver.Stack) -> None:
+    host = stack.host
+    # It is there, and root can read it: what refuses is the sandbox or the mode.
+    secret_places = [
+        "/srv/asgi/demo/live/secrets",
+        "/srv/asgi/demo/live/environment",
+        "/srv/asgi/other",
+        "/srv/asgi/other/live/build/src/main.py",
+        "/var/lib/asgi/other",
+        "/var/cache/asgi/other",
+        "/var/log/asgi/other",
+        "/run/asgi/other",
+        "/etc/nginx/asgi/tls/demo/privkey.pem",
+        "/etc/shadow",
+        "/root",
+        "/var/cache/asgi-build",
+    ]
+    for path in secret_places:
+        host.out("test", "-e", path)
+        answer = ask(host, "demo.test", "/probe/read", path=path).json()
+        assert answer["errno"] in ("EACCES", "EPERM", "ENOENT"), f"it can read {path}: {answer}"
+    release = host.out("readlink", "--canonicalize", "/srv/asgi/demo/live")
+    for path in (
+        "/srv/asgi/demo",
+        release,
+        f"{release}/release.json",
+        f"{release}/gunicorn.conf.py",
+        f"{release}/build/src",
+        f"{release}/build/src/main.py",
+        f"{release}/build/venv/bin",
+        "/etc",
+        "/etc/nginx/nginx.conf",
+        "/usr/local/bin",
+        "/run",
+        "/run/asgi/demo",
+        "/var/lib",
+    ):
+        answer = ask(host, "demo.test", "/probe/write", path=path).json()
+        assert answer["errno"] in ("EACCES", "EPERM", "EROFS", "ENOENT"), f"it can write {path}: {answer}"
+    for path in ("/var/lib/asgi/demo", "/var/cache/asgi/demo", "/var/log/asgi/demo", "/tmp"):
+        assert ask(host, "demo.test", "/probe/write", path=path).json()["ok"], f"it cannot write {path}"
+    # Processes of its own releases it may see, of others none.
+    seen = ask(host, "demo.test", "/probe/processes").json()
+    assert seen["other"] == 0
+    assert seen["own"] >= 1
+
+
+def test_application_without_a_network_has_none(stack: driver.Stack) -> None:
+    pid = stack.main_pid("other")
+    interfaces = stack.host.out("nsenter", "--target", str(pid), "--net", "ip", "-oneline", "link")
+    assert [line.split(": ")[1] for line in interfaces.splitlines()] == ["lo"]
+    assert ask(stack.host, "other.test", "/healthz", tls=False).status == 200
+
+
+# --- the end of the first part ---------------------------------------------------------------------------------------
+
+
+def explain(story: Story, summary: dict[str, Any]) -> str:
+    """Return what was lost, and during which step, for people."""
+    lost = [f"{story.during(loss['at'])}: {loss}" for loss in driver.losses(summary)]
+    return "\n".join([driver.figures(summary), *lost])
+
+
+def test_old_releases_have_ended(stack: driver.Stack, story: Story) -> None:
+    """What is not live has drained, though WebSockets and endless streams were open all the time."""
+    live = stack.live("demo")["release"]
+    wait_for("only the live release runs", lambda: stack.running("demo") == {live}, 6 + 40 + LETTING_GO)
+
+
+def test_no_request_was_lost(story: Story) -> None:
+    assert story.loads, "there was no load"
+    story.end()
+    for name in ("all", "endless"):
+        summary = story.summaries[name]
+        assert summary["lost"] == 0, explain(story, summary)
+        assert summary["ok"], explain(story, summary)
+
+
+def test_no_broken_release_was_served(story: Story) -> None:
+    assert len(story.failed) == len(BROKEN) + 1
+    for summary in story.summaries.values():
+        assert not story.failed & set(summary["releases"])
+        assert set(summary["releases"]) <= story.served
+        assert summary["answers_without_release"] == 0
+
+
+def test_streams_of_drained_releases_ended_properly(story: Story) -> None:
+    streams = story.summaries["all"]["streams"]
+    # Each WebSocket lived until its release was stopped, and was told then.
+    assert set(streams["ws"]["close_codes"]) <= {"1001", "1012"}
+    assert streams["ws"]["closed_properly"] >= len(story.served)
+    assert streams["ws"]["longest"] > DRAIN
+    # Event streams that end by themselves within the drain all did; one without an end is cut after it.
+    assert streams["sse"]["cut"] == 0
+    assert streams["sse"]["closed_properly"] >= 1
+    assert story.summaries["endless"]["streams"]["sse"]["longest"] > DRAIN
+
+
+# --- workers that die or hang ----------------------------------------------------------------------------------------
+
+
+ONLY_GET = {"rates": "get_kept=60,get_new=30,post_kept=0,post_slow=0", "streams": "ws=0,sse=0"}
+
+
+@pytest.fixture(scope="session")
+def quick_to_notice(stack: driver.Stack) -> driver.Stack:
+    """The application, whose server replaces a worker that has not moved for 5 seconds."""
+    declared = demo(stack.source("ninth"), gunicorn={"graceful_timeout": 5, "timeout": 5})
+    stack.play("site", declared).must()
+    return stack
+
+
+def test_killed_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) -> None:
+    stack = quick_to_notice
+    load = driver.Load(stack.host, "demo.test", "killed", **ONLY_GET)
+    main = stack.main_pid("demo")
+    kills = 4
+    for _kill in range(kills):
+        before = stack.host.children(main)
+        assert len(before) == 2
+        stack.host.out("kill", "-KILL", str(min(before)))
+        wait_for("another worker", lambda: len(stack.host.children(main) - {min(before)}) == 2, 10)
+    story.summaries["killed"] = summary = load.end()
+    assert stack.main_pid("demo") == main, "the whole server was started again"
+    assert summary["lost"] == 0, explain(story, summary)
+
+
+def test_hung_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) -> None:
+    stack = quick_to_notice
+    load = driver.Load(stack.host, "demo.test", "hung", **ONLY_GET)
+    main = stack.main_pid("demo")
+    before = stack.host.children(main)
+    begin = time.monotonic()
+    with contextlib.suppress(Exception):
+        ask(stack.host, "demo.test", "/block", seconds="60")
+    wait_for("another worker", lambda: stack.host.children(main) - before, 20)
+    wait_for("two workers", lambda: len(stack.host.children(main)) == 2, 10)
+    assert time.monotonic() - begin < 30
+    story.summaries["hung"] = summary = load.end()
+    assert summary["lost"] == 0, explain(story, summary)
