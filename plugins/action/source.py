@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
                 if app.get("state") == "absent":
                     continue
                 try:
-                    sources[app["name"]] = _source.resolve(app["source"], base, _control.cache())
+                    sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:
                     problems.append(f"asgi_apps[{index}] ({app['name']}): {error}")
         if problems:

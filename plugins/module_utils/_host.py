@@ -75,6 +75,12 @@ def ipv6_usable() -> bool:
     return True
 
 
+def packages_interrupted(root: Path = Path("/")) -> bool:
+    """Whether dpkg was cut off and wants to be asked to go on: it then keeps numbered files in its `updates`."""
+    updates = root / "var/lib/dpkg/updates"
+    return updates.is_dir() and any(path.name.isdigit() for path in updates.iterdir())
+
+
 def python_of(path: str = PYTHON) -> dict[str, str] | None:
     """Path and version of the distribution's interpreter; None when it has none."""
     if not os.path.exists(path):
@@ -108,6 +114,7 @@ def describe(packages: t.Sequence[str], root: Path = Path("/")) -> dict[str, t.A
         "codename": release.get("VERSION_CODENAME", ""),
         "architecture": os.uname().machine,
         "packages": installed,
+        "packages_interrupted": packages_interrupted(root),
         "ipv6": ipv6_usable(),
         "nginx": build,
         "python": python_of(),

@@ -68,6 +68,10 @@ host:
       description: Version by package asked for; null for one that is not installed.
       type: dict
       sample: {"nginx": "1.26.3-3+deb13u1", "openssl": null}
+    packages_interrupted:
+      description: Whether an installation of packages was cut off, and no other works until it is finished.
+      type: bool
+      sample: false
     ipv6:
       description: Whether a socket can be bound to an IPv6 address.
       type: bool

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import typing as t
 from pathlib import Path
 
 import yaml
+
+#: Names this run of Ansible: this file is loaded before Ansible forks its workers.
+RUN = secrets.token_hex(8)
 
 _ROLES = Path(__file__).parents[2] / "roles"
 

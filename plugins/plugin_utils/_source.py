@@ -50,12 +50,13 @@ class SourceError(Exception):
     """A source cannot be had; the message begins with the key, such as ``source.path``."""
 
 
-def resolve(source: t.Mapping[str, t.Any], base: Path, cache: Path) -> dict[str, t.Any]:
+def resolve(source: t.Mapping[str, t.Any], base: Path, cache: Path, run: str = "") -> dict[str, t.Any]:
     """Return what *source* is now: ``{kind, digest, revision, …}``.
 
     :param source: the application's ``source``, valid.
     :param base: the directory that relative paths start from.
     :param cache: the control node's cache directory.
+    :param run: names the run of Ansible: within one, a branch is one commit, for whatever host it is asked.
     :returns: ``kind`` is ``tree`` (a directory or a repository), ``file`` (a wheel or sdist) or ``package``; ``digest``
         changes with the content; ``revision`` is for people; the rest is what :func:`archive` needs.
     :raises SourceError: it isn't there, or the version does not exist.
@@ -66,7 +67,7 @@ def resolve(source: t.Mapping[str, t.Any], base: Path, cache: Path) -> dict[str,
     if source.get("git"):
         version = str(source["version"])
         mirror = _mirror(str(source["git"]), cache)
-        commit = _commit(str(source["git"]), version, mirror)
+        commit = _commit(str(source["git"]), version, mirror, run)
         revision = commit[:12] if commit.startswith(version) else f"{version} ({commit[:12]})"
         # Without the address: it may hold credentials, and this goes into the plan.
         return {
@@ -187,10 +188,10 @@ def _pack(tree: Path, exclude: t.Sequence[str], target: Path) -> None:
         raise
 
 
-def _commit(url: str, version: str, mirror: Path) -> str:
+def _commit(url: str, version: str, mirror: Path, run: str) -> str:
     """Return the commit that *version* names in the repository at *url*, and have it in *mirror*.
 
-    A full commit that the mirror has needs no network.
+    A full commit that the mirror has needs no network, nor does what was found in the same *run*.
     """
     with _locked(mirror.with_suffix(".lock")):
         if not (mirror / "HEAD").exists():
@@ -198,28 +199,39 @@ def _commit(url: str, version: str, mirror: Path) -> str:
         _git([f"--git-dir={mirror}", "config", "remote.origin.url", url])
         if _COMMIT.fullmatch(version) and _has(mirror, version):
             return version
-        listed = _git(["ls-remote", "--", url], "source.git").splitlines()
-        refs = {name: commit for commit, __, name in (line.partition("\t") for line in listed)}
-        # An annotated tag is listed twice; ^{} is the commit that it stands for.
-        for name in (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version):
-            commit = refs.get(name)
-            if commit:
-                break
-        else:
-            commit = version if re.fullmatch(r"[0-9a-f]{7,40}", version) else None
-        if commit is None:
-            raise SourceError(f"source.version: found {version!r}, which is no tag, branch or commit of {_public(url)}")
-        if not _has(mirror, commit):
-            refs_of_all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-            _git(
-                [f"--git-dir={mirror}", "fetch", "--quiet", "--force", "--prune", "--", url, *refs_of_all], "source.git"
-            )
-        if not _has(mirror, commit) and _COMMIT.fullmatch(commit):
-            with contextlib.suppress(SourceError):  # many servers hand out any commit by its name
-                _git([f"--git-dir={mirror}", "fetch", "--quiet", "--", url, commit])
-        if not _has(mirror, commit):
-            raise SourceError(f"source.version: found {version!r}, which is no tag, branch or commit of {_public(url)}")
-        return _git([f"--git-dir={mirror}", "rev-parse", "--verify", f"{commit}^{{commit}}"]).strip()
+        found = mirror / "asgi-found" / _hash(version)
+        if run and found.is_file():
+            of_run, __, commit = found.read_text(encoding="ascii").partition(" ")
+            if of_run == run and _has(mirror, commit):
+                return commit
+        commit = _fetch(url, version, mirror)
+        found.parent.mkdir(exist_ok=True)
+        found.write_text(f"{run} {commit}", encoding="ascii")
+        return commit
+
+
+def _fetch(url: str, version: str, mirror: Path) -> str:
+    """Ask the repository what *version* is, and bring it to *mirror*."""
+    listed = _git(["ls-remote", "--", url], "source.git").splitlines()
+    refs = {name: commit for commit, __, name in (line.partition("\t") for line in listed)}
+    # An annotated tag is listed twice; ^{} is the commit that it stands for.
+    names = (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version)
+    commit = next((refs[name] for name in names if name in refs), None)
+    if commit is None and re.fullmatch(r"[0-9a-f]{7,40}", version):
+        commit = version
+    unknown = f"source.version: found {version!r}, which is no tag, branch or commit of {_public(url)}"
+    if commit is None:
+        raise SourceError(unknown)
+    into = f"--git-dir={mirror}"
+    if not _has(mirror, commit):
+        every = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+        _git([into, "fetch", "--quiet", "--force", "--prune", "--", url, *every], "source.git")
+    if not _has(mirror, commit) and _COMMIT.fullmatch(commit):
+        with contextlib.suppress(SourceError):  # many servers hand out any commit by its name
+            _git([into, "fetch", "--quiet", "--", url, commit])
+    if not _has(mirror, commit):
+        raise SourceError(unknown)
+    return _git([into, "rev-parse", "--verify", f"{commit}^{{commit}}"]).strip()
 
 
 @contextlib.contextmanager

@@ -70,3 +70,13 @@ def test_python() -> None:
     assert host.python_of("/nowhere/python3") is None
     found = host.python_of(sys.executable)
     assert found == {"path": sys.executable, "version": "{}.{}.{}".format(*sys.version_info[:3])}
+
+
+def test_an_installation_that_was_cut_off_is_seen(tmp_path: Path) -> None:
+    updates = tmp_path / "var/lib/dpkg/updates"
+    assert not host.packages_interrupted(tmp_path)
+    updates.mkdir(parents=True)
+    (updates / "tmp.i").touch()
+    assert not host.packages_interrupted(tmp_path)
+    (updates / "0003").touch()
+    assert host.packages_interrupted(tmp_path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -64,6 +65,7 @@ class Host:
         self.unhealthy: str | None = None  # why no new release becomes healthy
         self.steps = 0  # taken so far
         self.last_step: int | None = None  # before the one after it the run is killed
+        self.health: Health | None = None  # that was asked for last
         self.journal = ""
         (self.builds / "half").mkdir(parents=True)
 
@@ -91,7 +93,7 @@ class Host:
             assert all(map(self.is_loaded, units)), f"{units} started, and systemd has not read the files"
         if verb == "enable":
             self.enabled |= set(units)
-        if verb in ("start", "enable"):
+        if verb == "start" or "--now" in rest:
             self.active |= set(units)
         elif verb == "stop":
             self.active -= set(units)
@@ -137,6 +139,10 @@ class Host:
     def said(text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 0, text, "")
 
+    def await_health(self, service: str, path: Path, health: Health) -> str | None:
+        self.health = health
+        return self.unhealthy
+
     def request(self, **more: t.Any) -> Request:
         return request(self.root, **more)
 
@@ -160,6 +166,11 @@ class Host:
         found = [unit.partition(".drain-shop-")[2] for unit in self.active if unit.startswith("asgi.drain-")]
         return {unit.partition(".")[0] for unit in found}
 
+    def drain(self) -> None:
+        """Have all draining releases end."""
+        for instance in self.draining():
+            self.active -= {unit for unit in self.active if instance in unit}
+
     def tree(self) -> set[str]:
         """All names on the host, with what is in the files."""
         found = set()
@@ -180,13 +191,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(_system, "LOCKS", tmp_path / "locks")
     monkeypatch.setattr(_system, "systemctl", made.step(made.systemctl))
     monkeypatch.setattr(_system, "run", made.step(made.run))
-    for name in ("write", "point", "remove"):
-        monkeypatch.setattr(_system, name, made.step(getattr(_system, name)))
+    for name in ("mkdir", "rename", "replace", "rmdir", "symlink", "unlink"):
+        monkeypatch.setattr(os, name, made.step(getattr(os, name)))
     monkeypatch.setattr(_system, "ensure_user", lambda name, home, check=False: False)
     for name in ("UNITS", "TMPFILES", "RUN"):
         monkeypatch.setattr(_release, name, tmp_path / name.lower())
         (tmp_path / name.lower()).mkdir()
-    monkeypatch.setattr(_release, "_await_health", lambda service, path, health: made.unhealthy)
+    monkeypatch.setattr(_release, "_await_health", made.await_health)
     return made
 
 
@@ -245,12 +256,9 @@ def test_secrets_are_known_again_to_hide_them(values: dict[str, str]) -> None:
     [
         ("cannot connect to postgres://shop:hunter2@db/", ["hunter2"]),
         ("key: hunter2-first", ["hunter2-first\nhunter2-second\n"]),
-        pytest.param(
-            "password hunter2-long", ["pass", "hunt", "hunter2-long"],
-            marks=pytest.mark.xfail(reason="a secret that begins another one must be hidden after it", strict=True),
-        ),
+        ("password hunter2-long", ["pass", "hunt", "hunter2-long"]),
     ],
-)  # fmt: skip
+)
 def test_secrets_are_hidden_in_the_journal(line: str, secrets: list[str]) -> None:
     found = _release._redact(line, secrets)
     assert not any(word in found for word in ("hunter2", "long", "er2"))
@@ -323,15 +331,14 @@ def test_a_staged_release(host: Host) -> None:
     assert _release.releases(host.root) == [_release.Release(new.instance, new.path, json.loads(json.dumps(new.info)))]
 
 
-@pytest.mark.xfail(reason="mkdir's mode is cut by the umask, which hardened hosts set to 027 or 077", strict=True)
 def test_the_application_can_enter_its_release_under_any_umask(host: Host) -> None:
-    host.build("b1")
     umask = os.umask(0o077)
     try:
-        new = _release._stage(host.request())
+        host.deploy()
     finally:
-        os.umask(umask)
-    assert [oct(path.stat().st_mode & 0o777) for path in (new.path, new.path.parent)] == ["0o755", "0o755"]
+        assert os.umask(umask) == 0o077
+    path = host.root / "releases/0001-aaaa"
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (path, path.parent)] == ["0o755", "0o755"]
 
 
 def test_a_release_appears_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +460,7 @@ def test_the_first_deploy(host: Host) -> None:
     assert os.readlink(host.root / "live") == "releases/0001-aaaa"
     assert host.states() == {"0001-aaaa": "live"}
     assert host.runs() == {"0001-aaaa"}
-    assert host.enabled == {"asgi-shop.service"}
+    assert host.enabled == {"asgi-shop.service"} <= host.active
 
 
 def test_the_same_again_is_no_change(host: Host) -> None:
@@ -511,6 +518,20 @@ def test_a_bad_release_changes_nothing_but_itself(host: Host) -> None:
     assert host.deploy(id="bbbb", build="b2").instance == "0003-bbbb"
 
 
+def test_a_switch_that_fails_changes_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.deploy()
+
+    def full(link: Path, target: str) -> None:
+        raise OSError(28, "No space left on device", str(link))
+
+    monkeypatch.setattr(_system, "point", full)
+    with pytest.raises(HostError, match="the disk is full"):
+        host.deploy(id="bbbb", build="b2")
+    assert host.live() == "0001-aaaa"
+    assert host.runs() == {"0001-aaaa"}
+    assert host.states() == {"0001-aaaa": "live", "0002-bbbb": "failed"}
+
+
 def test_check_mode_changes_nothing(host: Host) -> None:
     assert _release.deploy(host.request(), check=True).did == ["release aaaa made live"]
     host.deploy()
@@ -526,32 +547,69 @@ def _second(host: Host, **more: t.Any) -> _release.Outcome:
     return host.deploy(id="bbbb", build="b2", service="[Service]\n# new\n", override="[Service]\n# new\n", **more)
 
 
-def _steps_of_a_deploy(host: Host) -> int:
-    host.steps = 0
-    _second(host)
-    return host.steps
+def _prepare(host: Host) -> None:
+    host.build("b2")
+    _release.deploy(host.request(id="bbbb", build="b2"), prepare=True)
 
 
-def test_a_run_that_was_killed_at_any_step_is_finished_by_the_next(host: Host) -> None:
-    host.deploy()
-    steps = _steps_of_a_deploy(host)
-    assert steps > 15
-    for last in range(steps):
-        _forget(host)
-        host.deploy()
+#: What is done before, and what is killed.
+OPERATIONS: dict[str, tuple[list[t.Callable[[Host], t.Any]], t.Callable[[Host], t.Any]]] = {
+    "first": ([], Host.deploy),
+    "deploy": ([Host.deploy], _second),
+    "third": (
+        [Host.deploy, _second],
+        lambda host: host.deploy(id="cccc", build="b3", settings=Settings(HEALTH, keep=1)),
+    ),
+    "prepare": ([Host.deploy], _prepare),
+    "restart": ([Host.deploy], lambda host: _release.restart("shop", host.root, 0)),
+    "rollback": ([Host.deploy, _second], lambda host: _release.rollback("shop", host.root, None, 0)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_run_that_was_killed_at_any_step_is_finished_by_the_next(host: Host, operation: str) -> None:
+    before, killed = OPERATIONS[operation]
+    for last in itertools.count():
+        for act in before:
+            act(host)
+            host.drain()
+        host.steps = 0
         with host.killed_after(last):
-            _second(host)
-        killed = f"killed after step {last} of {steps}"
+            killed(host)
+        if host.steps < last:
+            break  # it was not killed any more
+        where = f"killed after step {last}"
         serving = host.live()
-        assert serving is not None, killed
-        assert serving in host.runs(), killed
+        if before or serving is not None:
+            assert serving in host.runs(), where
+            assert host.enabled == {"asgi-shop.service"}, where  # it starts at a boot as well
         _second(host)
         live = str(host.live())
-        assert live.endswith("-bbbb"), killed
-        assert host.draining() == {"0001-aaaa"}, killed
-        assert host.runs() == {"0001-aaaa", live}, killed
-        assert host.enabled == {"asgi-shop.service"}, killed
-        assert _second(host).changed is False, killed
+        assert live.endswith("-bbbb"), where
+        assert host.states()[live] == "live", where
+        assert host.runs() - host.draining() == {live}, where
+        assert host.enabled == {"asgi-shop.service"}, where
+        assert list(host.root.glob("*/.*")) == [], where
+        assert _second(host).changed is False, where
+        _forget(host)
+    assert last > 15
+
+
+@pytest.mark.xfail(reason="what has lost its name already, secrets included, is not found again", strict=True)
+def test_a_removal_that_was_killed_at_any_step_is_finished_by_the_next(host: Host) -> None:
+    for last in itertools.count():
+        host.deploy()
+        host.steps = 0
+        with host.killed_after(last):
+            _release.absent("shop", host.root, "asgi-nobody-has-it", 0)
+        if host.steps < last:
+            break
+        _release.absent("shop", host.root, "asgi-nobody-has-it", 0)
+        places = (host.root.parent, _release.UNITS, _release.TMPFILES)
+        assert [path for place in places for path in place.iterdir()] == [], f"killed after step {last}"
+        assert host.runs() == set()
+        _forget(host)
+    assert last > 10
 
 
 def _forget(host: Host) -> None:
@@ -569,6 +627,15 @@ def test_a_release_that_was_started_and_left_is_stopped(host: Host) -> None:
     host.active |= {"asgi-shop@0002-bbbb.service", "asgi-shop@0002-bbbb.socket"}
     assert host.deploy().did == ["leftover 0002-bbbb stopped"]
     assert host.runs() == {"0001-aaaa"}
+
+
+def test_a_release_that_was_live_and_left_is_drained(host: Host) -> None:
+    host.deploy()
+    host.deploy(id="bbbb", build="b2")
+    host.active.discard("asgi.drain-shop-0001-aaaa.service")
+    assert host.deploy(id="bbbb", build="b2").did == ["leftover 0001-aaaa stopped"]
+    assert host.draining() == {"0001-aaaa"}
+    assert host.runs() == {"0001-aaaa", "0002-bbbb"}
 
 
 def test_a_draining_release_is_left_alone(host: Host) -> None:
@@ -593,22 +660,27 @@ def test_what_is_live_starts_at_boot(host: Host) -> None:
     assert host.enabled == {"asgi-shop.service"}
 
 
-@pytest.mark.xfail(reason="the release that is live stays 'staged', and so is no rollback target later", strict=True)
-def test_a_release_is_known_to_be_live_although_the_run_was_killed(host: Host) -> None:
+def test_a_release_is_known_to_be_live_although_the_run_was_killed(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.deploy()
-    for last in range(_steps_of_a_deploy(host)):
-        _forget(host)
-        host.deploy()
-        with host.killed_after(last):
+    with monkeypatch.context() as patch:
+        patch.setattr(_release.Release, "mark", host.step(_release.Release.mark))
+        point = _system.point
+
+        def last_step(link: Path, target: str) -> None:
+            point(link, target)
+            host.last_step = host.steps
+
+        patch.setattr(_system, "point", last_step)
+        with pytest.raises(Killed):
             _second(host)
-        _second(host)
-        live = str(host.live())
-        assert host.states()[live] == "live"
-        host.deploy(id="cccc")
-        assert _release.rollback("shop", host.root, None, 0).instance == live
+    host.last_step = None
+    assert host.live() == "0002-bbbb"
+    assert host.states()["0002-bbbb"] == "staged"
+    _second(host)
+    host.deploy(id="cccc", build="b3")
+    assert _release.rollback("shop", host.root, None, 0).instance == "0002-bbbb"
 
 
-@pytest.mark.xfail(reason="what is live keeps the settings that it was staged with", strict=True)
 def test_new_settings_are_taken_without_a_new_release(host: Host) -> None:
     host.deploy()
     settings = Settings(health=dataclasses.replace(HEALTH, path="/new"), drain=5)
@@ -619,12 +691,12 @@ def test_new_settings_are_taken_without_a_new_release(host: Host) -> None:
     assert live.settings == settings
 
 
-@pytest.mark.xfail(reason="a staged release that is taken up again keeps its old settings", strict=True)
 def test_new_settings_are_taken_for_a_release_that_was_cut_off(host: Host) -> None:
     host.build("b1")
     _release.deploy(host.request(), prepare=True)
     settings = Settings(health=dataclasses.replace(HEALTH, path="/new"))
     host.deploy(settings=settings)
+    assert host.health == settings.health
     live = _release.live(host.root)
     assert live is not None
     assert live.settings == settings
@@ -767,9 +839,6 @@ SECRET = st.text('"\\$`\n =ab', max_size=6).map(lambda text: f"SECRETA{text}SECR
 DIFFERENT = st.dictionaries(NAMES, SECRET, max_size=3)
 
 
-@pytest.mark.xfail(
-    reason="the last line of a secret of several lines, if it ends with =, is taken for a name", strict=True
-)
 @example({}, {"KEY": "-----BEGIN-----\nSECRETA="})
 @given(DIFFERENT, DIFFERENT)
 def test_a_difference_never_shows_a_secret(old: dict[str, str], new: dict[str, str]) -> None:
@@ -783,7 +852,6 @@ def test_a_difference_names_the_secrets_only(old: dict[str, str], new: dict[str,
     assert {line.partition(" ")[0] for line in shown.splitlines()} <= {*old, *new}
 
 
-@pytest.mark.xfail(reason="only the first line of a secret is compared", strict=True)
 def test_a_secret_of_several_lines_that_changed_is_named() -> None:
     assert _secrets_difference({"KEY": "-----BEGIN-----\na"}, {"KEY": "-----BEGIN-----\nb"}) != []
 
@@ -910,7 +978,6 @@ def test_no_answer(serve: Serve) -> None:
     done.set()
 
 
-@pytest.mark.xfail(reason="the timeout is for each read, not for the answer", strict=True)
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
 def test_an_answer_that_trickles_in(serve: Serve, head: bytes) -> None:
     done = threading.Event()

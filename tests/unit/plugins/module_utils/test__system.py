@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import signal
@@ -154,6 +155,23 @@ def test_removing(tmp_path: Path) -> None:
     assert names(tmp_path / "kept") == ["file"]
 
 
+def test_a_half_removed_directory_has_lost_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder"
+    (path / "deep").mkdir(parents=True)
+
+    def killed(*arguments: t.Any, **more: t.Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _system.remove(path)
+    assert not path.exists()
+    path.mkdir()
+    assert _system.remove(path) is True
+    assert names(tmp_path) == []
+
+
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +184,7 @@ def test_a_pointer_swaps(tmp_path: Path) -> None:
 
 
 def test_what_an_interrupted_run_left_is_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / f".live.{os.getpid()}").symlink_to("old")
+    (tmp_path / ".live.new").symlink_to("old")
     _system.point(tmp_path / "live", "new")
     assert os.readlink(tmp_path / "live") == "new"
     assert names(tmp_path) == ["live"]
@@ -256,6 +274,47 @@ def test_the_second_run_fails_after_the_bound(holder: subprocess.Popen[str], loc
 def test_applications_do_not_wait_for_each_other(holder: subprocess.Popen[str]) -> None:
     with _system.locked("blog", 0):
         pass
+
+
+def test_a_lock_is_held_by_what_its_process_left_running(locks: Path, tmp_path: Path) -> None:
+    with _system.locked("shop", 0):
+        _system.run(["sh", "-c", f"sleep 60 >/dev/null 2>&1 & echo $! > {tmp_path}/pid"])
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        with pytest.raises(HostError, match="another run is working on shop"), _system.locked("shop", 0):
+            pass
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    with _system.locked("shop", 10):
+        pass
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_lock_that_was_removed_is_none(locks: Path, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """Between opening and locking, the one who removes the application removes the file."""
+    flock = fcntl.flock
+    removed: list[Path] = []
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append((locks / "shop.lock").rename(locks / "removed"))
+            if again:
+                (locks / "shop.lock").touch()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with _system.locked("shop", 5), pytest.raises(HostError), _system.locked("shop", 0):
+        pytest.fail("two runs hold one lock")
+
+
+def test_what_is_made_under_a_lock_is_readable_for_all(locks: Path, tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        with _system.locked("shop", 0):
+            (tmp_path / "folder").mkdir()
+    finally:
+        assert os.umask(umask) == 0o077
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_lock_ends_with_its_process(holder: subprocess.Popen[str]) -> None:

@@ -215,6 +215,8 @@ def test_an_archive_is_the_tree(tree: Path, cache: Path, tmp_path: Path) -> None
 def test_an_archive_is_roots(tree: Path, cache: Path) -> None:
     (tree / "main.py").chmod(0o6660)
     (tree / "static").chmod(0o700)
+    if os.getuid() == 0:
+        os.chown(tree / "main.py", 1234, 1234)
     archive = _source.archive(_source.resolve({"path": "shop"}, tree.parent, cache), cache)
     with tarfile.open(archive) as tar:
         members = {member.name: member for member in tar}
@@ -411,7 +413,7 @@ def test_credentials_are_not_in_an_error(repository: Repository, cache: Path, cr
 def test_credentials_are_not_in_the_result(
     repository: Repository, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_source, "_commit", lambda url, version, cache: repository.first)
+    monkeypatch.setattr(_source, "_commit", lambda url, version, mirror, run: repository.first)
     found = _source.resolve({"git": "https://deploy:hunter2@git.example/shop.git", "version": "main"}, Path("."), cache)
     assert "hunter2" not in str(found)
 
@@ -446,3 +448,11 @@ def test_submodules_come_along(repository: Repository, cache: Path, tmp_path: Pa
 def test_a_checkout_leaves_nothing(repository: Repository, cache: Path) -> None:
     _source.archive(resolve(repository, "main", cache), cache)
     assert sorted(path.name for path in cache.iterdir()) == ["archives", "git"]
+
+
+def test_a_branch_is_one_commit_for_all_hosts_of_a_run(repository: Repository, cache: Path) -> None:
+    source = {"git": str(repository.path), "version": "main"}
+    first = _source.resolve(source, Path("."), cache, run="one")
+    repository.commit("two")
+    assert _source.resolve(source, Path("."), cache, run="one")["commit"] == first["commit"]
+    assert _source.resolve(source, Path("."), cache, run="two")["commit"] != first["commit"]
