@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From 'run the playbook' to 'the new version answers', as a multiple of what the work itself takes on the same host.
 
-The work itself is `uv pip install` of the same requirements into a new environment, with the same cache, and the start of
-the same server until it answers. `python benchmarks/deploy.py [-n ROUNDS]`, with the container of `./dev demo` up; it is
-left as `./dev demo` makes it again.
+The work itself is `uv pip install` of the same requirements into a new environment, with the same cache, and the start
+of the same server until it answers. `python benchmarks/deploy.py [-n ROUNDS]`, with the container of `./dev demo` up;
+it is left as the next `./dev demo` finds and converges it.
 """
 
 from __future__ import annotations
@@ -43,18 +43,22 @@ t1=$(date +%s.%N)
 cd $build/src
 $where/venv/bin/python -m gunicorn --bind unix:$where/s --workers 4 --worker-class uvicorn_worker.UvicornWorker \
     --no-control-socket main:app >/dev/null 2>&1 &
-until curl --silent --output /dev/null --fail --unix-socket $where/s http://x/healthz 2>/dev/null ||
-    python3 - $where/s <<'PY'
-import http.client, socket, sys
-c = http.client.HTTPConnection("x"); c.sock = socket.socket(socket.AF_UNIX)
-try:
-    c.sock.connect(sys.argv[1]); c.request("GET", "/healthz"); sys.exit(c.getresponse().status != 200)
-except OSError:
-    sys.exit(1)
+server=$!
+timeout 60 python3 - $where/s <<'PY'
+import http.client, socket, sys, time
+while True:
+    c = http.client.HTTPConnection("x")
+    c.sock = socket.socket(socket.AF_UNIX)
+    try:
+        c.sock.connect(sys.argv[1])
+        c.request("GET", "/healthz")
+        if c.getresponse().status == 200:
+            break
+    except OSError:
+        time.sleep(0.05)
 PY
-do sleep 0.05; done
 t2=$(date +%s.%N)
-kill %1; wait || true
+kill $server; wait $server || true
 rm -rf $where
 echo "$t0 $t1 $t2"
 """
@@ -62,7 +66,10 @@ echo "$t0 $t1 $t2"
 
 def alone() -> tuple[float, float]:
     """Return the seconds of the installation and of the start."""
-    done = subprocess.run(["docker", "exec", HOST, "bash", "-c", ALONE], capture_output=True, text=True, check=True)
+    command = ["docker", "exec", HOST, "timeout", "300", "bash", "-c", ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
     begin, installed, started = map(float, done.stdout.split()[-3:])
     return installed - begin, started - installed
 

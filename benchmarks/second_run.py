@@ -44,7 +44,7 @@ def main() -> None:
         facts = Path(folder, "facts.yml")
         facts.write_text(FACTS, encoding="utf-8")
         pairs = [
-            (seconds(given.inventory, facts), seconds(given.inventory, ROOT / "site.yml")) for _ in range(given.rounds)
+            (seconds(given.inventory, facts), seconds(given.inventory, ROOT / "site.yml")) for __ in range(given.rounds)
         ]
     ratios = [site / gather for gather, site in pairs]
     print("gather_facts, s:", *(f"{gather:.2f}" for gather, __ in pairs))

@@ -339,10 +339,9 @@ def losses(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def figures(summary: Mapping[str, Any]) -> str:
     """Return a summary in a few lines for people."""
-    lines = [f"requests {summary['requests']}, lost {summary['lost']}, {summary['rate']} a second, {summary['seconds']:.0f} s"]
+    lines = ["requests {requests}, lost {lost}, {rate} a second, {seconds:.0f} s".format_map(summary)]
     for kind, tally in summary["kinds"].items():
-        latency = tally["latency"]
-        spread = f"p50 {latency['p50'] * 1000:.1f} ms, p99 {latency['p99'] * 1000:.1f} ms, max {latency['max'] * 1000:.0f} ms"
+        spread = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in tally["latency"].items())
         lines.append(f"  {kind:10} {tally['requests']:8}  lost {tally['lost']}  {spread}")
     for kind, tally in summary["streams"].items():
         ends = f"closed properly {tally['closed_properly']}, cut {tally['cut']}, codes {tally['close_codes']}"

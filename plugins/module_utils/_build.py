@@ -76,6 +76,18 @@ def is_complete(path: Path) -> bool:
     return not path.name.startswith(".") and (path / MARKER).is_file()
 
 
+def newest_generation(root: Path) -> int:
+    """Return the number of the application's newest release on this host, 0 if there is none."""
+    folder = root / "releases"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name.partition("-")[0]) for name in names if re.match(r"\d+-", name)), default=0)
+
+
+def made_after(path: Path) -> int:
+    """Return the number of the newest release when the build *path* was made."""
+    return int(json.loads((path / MARKER).read_text(encoding="utf-8")).get("after", 0))
+
+
 def clear_incomplete(builds: Path) -> list[Path]:
     """Remove what runs that were cut off left in *builds*, and return it. The caller holds the application's lock."""
     found = [path for path in builds.iterdir() if not is_complete(path)] if builds.is_dir() else []
@@ -111,8 +123,8 @@ def with_credentials(url: str, username: str | None, password: str | None) -> st
 
 
 def redact(text: str) -> str:
-    """Return *text* without the credentials that an address in it may hold."""
-    return re.sub(r"(://)\S+@", r"\1****@", text)
+    """Return *text* without the credentials that an address in it may hold, be they quoted or not."""
+    return re.sub(r"(://)(?:[^\s/@:]*:\S*@|[^\s/@]+@)", r"\1****@", text)
 
 
 def build(request: BuildRequest, archive: Path | None, interpreter: str, address: str) -> Path:
@@ -134,8 +146,14 @@ def build(request: BuildRequest, archive: Path | None, interpreter: str, address
             _fill(target, request, archive)
             _seal(target)
             os.sync()  # a marker that survives a power cut stands for files that do
-            marker = {"address": address, "interpreter": interpreter, "revision": request.source.get("revision")}
+            marker: dict[str, t.Any] = {
+                "address": address,
+                "interpreter": interpreter,
+                "revision": request.source.get("revision"),
+            }
             marker["digest"] = request.source["digest"]
+            # Another run may make a release before this build has one, and must not take it for unused.
+            marker["after"] = newest_generation(request.root)
             _system.write(target / MARKER, json.dumps(marker, indent=1) + "\n")
             _system.sync(target)
         except BaseException as error:
@@ -297,6 +315,8 @@ def _is_package(source: Path) -> bool:
 
 def _without_bounds(requirement: str) -> str:
     """Return the name and extras of a PEP 508 requirement, with its marker, without its version bounds."""
+    if "@" in requirement:
+        return requirement  # an address, not bounds
     wanted, separator, marker = requirement.partition(";")
     name = re.match(r"\s*[A-Za-z0-9._-]+\s*(?:\[[^\]]*\])?", wanted)
     return (name.group(0).strip() if name else wanted) + (f" ;{marker}" if separator else "")

@@ -68,7 +68,7 @@ def validate(apps: t.Any, spec: Spec) -> list[str]:
             continue
         name = app.get("name")
         if isinstance(name, str) and name:
-            where += f" ({name})"
+            where += f" ({name if name.isprintable() else _show(name)})"
         found: list[str] = []
         _check_options(app, spec, "", found)
         _check_application(app, found)
@@ -226,7 +226,7 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
                 problems.append(f"{key}: found the name {_show(name)}, expected letters, digits and _, no digit first")
             elif RESERVED_ENVIRONMENT.fullmatch(str(name)):
                 problems.append(f"{key}.{name}: this name is set by the service manager or the collection itself")
-            if value is None or isinstance(value, (t.Mapping, list, tuple)):
+            if value is None or isinstance(value, (t.Mapping, list, tuple, bool)):
                 problems.append(f"{key}.{name}: found {_kind(value)}, expected a string or a number")
             elif "\0" in str(value):
                 problems.append(f"{key}.{name}: found a NUL character, which an environment cannot hold")
@@ -316,9 +316,11 @@ def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
         names[name] = names.get(name, 0) + 1
         if app.get("state") == "absent" or not isinstance(app.get("domains"), (list, tuple)):
             continue
-        for domain in app["domains"]:
+        for index, domain in enumerate(app["domains"]):
             other = domains.setdefault(str(domain), name)
-            if other != name:
+            if domain in app["domains"][:index]:
+                problems.append(f"asgi_apps ({name}): domains: found {domain} a second time, expected it once")
+            elif other != name:
                 problems.append(f"asgi_apps ({name}): domains: found {domain}, which the application {other} has too")
     for name, count in names.items():
         if count > 1 and name != "None":

@@ -37,7 +37,8 @@ RUN = Path("/run/asgi")
 EDGE_GROUP = "www-data"
 #: Where systemd keeps the directories that the unit declares for the application's user.
 OWN_DIRECTORIES = ("/var/lib/asgi", "/var/cache/asgi", "/var/log/asgi")
-JOURNAL_LINES = 30
+JOURNAL_LINES = 20  # from its beginning, and from its end
+_KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
 _POLL = 0.25  # seconds between two questions for health
 _PROBE_TIMEOUT = 5.0  # seconds that one answer may take
 _WORKER_DEATHS = 3  # a new release that lost so many workers before it was healthy is in a crash loop
@@ -349,6 +350,7 @@ def _sweep(root: Path, name: str, outcome: Outcome) -> None:
     """Remove what runs that were cut off left on the disk."""
     folder = root / "releases"
     left = [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
+    left += UNITS.glob(f".asgi-{name}@*.service.d.gone")
     for path in left:
         _system.remove(path)
     hooks = re.compile(rf"asgi\.migrate-{re.escape(name)}-\d+-[0-9a-f]+\.service")
@@ -489,7 +491,7 @@ def _write_release(
     """Write a release's directory; it gets its name when it is complete."""
     folder = root / "releases"
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    generation = max((release.generation for release in releases(root)), default=0) + 1
+    generation = _build.newest_generation(root) + 1
     instance = f"{generation:04d}-{info['id']}"
     new = Release(instance, folder / instance, info)
     staged = folder / f".{instance}"
@@ -549,14 +551,16 @@ def _start(root: Path, release: Release) -> None:
 
     :raises ReleaseFailed: it does not become so.
     """
+    since = time.time()
     _system.systemctl("reset-failed", release.service, release.socket_unit)
     _must(_system.systemctl("start", release.socket_unit), f"{release.socket_unit} does not start")
     _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
-    reason = _await_health(release.service, release.socket_path, release.settings.health)
+    health = release.settings.health
+    reason = _await_health(release.service, release.socket_path, health)
     if reason is None:
         return
     secrets = _secret_values(release)
-    said = _journal(release.service, secrets)
+    said = [line for line in _journal(release.service, since, secrets) if f'"GET {health.path} HTTP' not in line]
     _stop(release)
     message = _why_not_importable(release, secrets) or f"health: {reason}"
     raise ReleaseFailed(f"{release.name}: {message} (release {release.instance}, stopped)", said)
@@ -578,6 +582,7 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
     until = time.monotonic() + health.timeout
     last = "no answer"
     good = deaths = 0
+    answered = False
     workers: set[int] = set()
     while True:
         shown = _show(service)
@@ -586,7 +591,7 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
                 f"the server ended (result {shown.get('Result')}, status {shown.get('ExecMainStatus')}); last: {last}"
             )
         now = _children(int(shown.get("MainPID") or 0))
-        if workers - now:
+        if answered and workers - now:
             deaths += len(workers - now)
             good = 0
             last = f"a worker died ({deaths} in all)"
@@ -598,6 +603,7 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
         if time.monotonic() >= until:
             return f"not healthy within {health.timeout:g} s; last: {last}"
         problem = probe(path, health, max(0.1, min(_PROBE_TIMEOUT, until - time.monotonic())))
+        answered = answered or not problem  # what ends before may be a command that it runs to start
         good = 0 if problem else good + 1
         last = problem or last
         time.sleep(_POLL)
@@ -619,7 +625,7 @@ def probe(path: Path, health: Health, timeout: float = _PROBE_TIMEOUT) -> str | 
     except (OSError, http.client.HTTPException) as error:
         if time.monotonic() >= until:
             return f"{where}: no answer in {timeout:.1f} s"
-        return f"{where}: {error or type(error).__name__}"
+        return f"{where}: {str(error) or type(error).__name__}"
     finally:
         alarm.cancel()
         connection.close()
@@ -711,11 +717,12 @@ def _run_migrate(request: Request, release: Release) -> None:
         f"ExecStart=/bin/sh {script}",
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
+    since = time.time()
     _system.write(path, "[Unit]\nDescription=Hooks of a release\n[Service]\n" + "\n".join(lines) + "\n")
     try:
         _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
         done = _system.systemctl("start", unit, timeout=86400)
-        said = _journal(unit, _secret_values(release))
+        said = _journal(unit, since, _secret_values(release))
     finally:
         _system.remove(path)
         _system.systemctl("reset-failed", unit)
@@ -726,9 +733,14 @@ def _run_migrate(request: Request, release: Release) -> None:
         raise ReleaseFailed(message, said)
 
 
-def _journal(unit: str, secrets: t.Sequence[str]) -> list[str]:
-    done = _system.run(["journalctl", "--unit", unit, "--lines", str(JOURNAL_LINES), "--output", "cat", "--no-pager"])
-    return [_redact(line, secrets) for line in done.stdout.splitlines()]
+def _journal(unit: str, since: float, secrets: t.Sequence[str]) -> list[str]:
+    """Return what *unit* has said since *since*, a Unix time. Of much, the beginning and the end: why it first failed
+    is at the one, why it last did at the other."""
+    command = ["journalctl", "--unit", unit, f"--since=@{int(since)}", "--output", "cat", "--no-pager"]
+    lines = [_redact(line, secrets) for line in _system.run(command).stdout.splitlines()]
+    if len(lines) <= 2 * JOURNAL_LINES:
+        return lines
+    return [*lines[:JOURNAL_LINES], f"… {len(lines) - 2 * JOURNAL_LINES} lines …", *lines[-JOURNAL_LINES:]]
 
 
 def _redact(line: str, secrets: t.Sequence[str]) -> str:
@@ -762,7 +774,7 @@ def _retire(old: Release, settings: Settings) -> None:
     The host does it and not this process, so that it also happens when the run is cut off here.
     """
     old.mark("retired")
-    listening = re.escape(str(old.socket_path))
+    listening = str(old.socket_path).replace(".", r"\.")
     script = (
         f"sleep {settings.pool:g}; until=$(($(date +%s) + {int(settings.drain)})); "
         # Of a unix socket's lines in /proc/net/unix, state 03 is a connection, and the last column the path.
@@ -829,22 +841,26 @@ def _clear_leftovers(root: Path, name: str, wanted: Release | None, outcome: Out
 
 
 def _prune(root: Path, wanted: Release) -> None:
-    """Remove the oldest releases beyond ``keep``, and builds that no release uses.
+    """Remove the oldest releases that were live beyond ``keep``, the oldest others, and builds that no release uses.
 
-    Never what is live, was live before it, runs, or is wanted.
+    Never what is live, was live before it, runs, or is wanted; nor a build that is so new that a run beside this one
+    may be about to release it.
     """
     found = releases(root)
     current = live(root)
-    been_live = [release for release in found if "live_at" in release.state and release != current]
-    kept = {release.instance for release in found[-wanted.settings.keep :]} | running(wanted.name)
-    kept |= {release.instance for release in (current, wanted, *been_live[-1:]) if release is not None}
+    been_live = [release for release in found if "live_at" in release.state]
+    others = [release for release in found if "live_at" not in release.state]
+    before = [release for release in been_live if release != current][-1:]
+    spared = [*been_live[-wanted.settings.keep :], *others[-_KEEP_OTHERS:], *before, wanted]
+    kept = {release.instance for release in (*spared, current) if release is not None} | running(wanted.name)
     for release in found:
         if release.instance not in kept:
             _system.remove(UNITS / f"{release.service}.d")
             _system.remove(release.path)
     used = {str(release.info["build"]) for release in found if release.instance in kept}
+    young = wanted.generation - wanted.settings.keep
     for path in (root / "builds").iterdir():
-        if path.name not in used:
+        if path.name not in used and not (_build.is_complete(path) and _build.made_after(path) >= young):
             _system.remove(path)
 
 
@@ -899,7 +915,8 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
     boot = f"asgi-{name}.service"
     instances = running(name)
     files = [UNITS / boot, UNITS / f"asgi-{name}@.service", UNITS / f"asgi-{name}@.socket"]
-    files += [*UNITS.glob(f"asgi-{name}@*.service.d"), TMPFILES / f"asgi-{name}.conf"]
+    files += [*UNITS.glob(f"asgi-{name}@*.service.d"), *UNITS.glob(f".asgi-{name}@*.service.d.gone")]
+    files += [TMPFILES / f"asgi-{name}.conf"]
     units = [path for path in files if path.exists()]
     if not check and (units or instances):
         _system.systemctl("disable", boot)
@@ -910,7 +927,7 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
             "stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300
         )
     directories = [root, RUN / name, *(Path(parent) / name for parent in OWN_DIRECTORIES)]
-    for path in [*units, *(path for path in directories if path.exists())]:
+    for path in [*units, *(path for path in directories if _system.is_there(path))]:
         outcome.did.append(f"{path} removed")
         if not check:
             _system.remove(path)
@@ -931,7 +948,8 @@ def _now() -> str:
 
 def applications(parent: Path) -> list[str]:
     """Return the names of the applications that have releases below *parent*."""
-    return sorted(path.name for path in parent.iterdir() if (path / "releases").is_dir()) if parent.is_dir() else []
+    found = [path for path in parent.iterdir() if (path / "releases").is_dir()] if parent.is_dir() else []
+    return sorted(path.name for path in found if not path.name.startswith("."))
 
 
 def status(name: str, root: Path) -> dict[str, t.Any]:

@@ -136,20 +136,33 @@ def read(path: Path) -> str | None:
 def remove(path: Path) -> bool:
     """Remove a file, a link or a whole directory; return whether there was one.
 
-    A directory first loses its name, so that a half removed one is never taken for a whole one.
+    A directory first loses its name, so that a half removed one is never taken for a whole one; one that a run that
+    was cut off did not get to the end of is removed as well.
     """
     if path.is_symlink() or path.is_file() or path.is_socket():
         path.unlink()
         return True
-    if not path.exists():
-        return False
-    if not path.name.startswith("."):
-        gone = path.with_name(f".{path.name}.gone")
-        if gone.exists():
+    gone = path if path.name.startswith(".") else path.with_name(f".{path.name}.gone")
+    found = gone.exists()
+    if found:
+        shutil.rmtree(gone)
+    if path != gone and path.exists():
+        found = True
+        try:
+            path.rename(gone)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            for below in path.iterdir():  # a file system is mounted here, and stays
+                remove(below)
+        else:
             shutil.rmtree(gone)
-        path = path.rename(gone)
-    shutil.rmtree(path)
-    return True
+    return found
+
+
+def is_there(path: Path) -> bool:
+    """Return whether :func:`remove` would find something."""
+    return path.is_symlink() or path.exists() or path.with_name(f".{path.name}.gone").exists()
 
 
 @contextlib.contextmanager

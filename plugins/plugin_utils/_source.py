@@ -307,4 +307,4 @@ def _hash(text: str) -> str:
 
 def _public(text: str) -> str:
     """Return *text* without the credentials that an address may hold."""
-    return re.sub(r"(://)\S+@", r"\1", text)
+    return re.sub(r"(://)(?:[^\s/@:]*:\S*@|[^\s/@]+@)", r"\1", text)

@@ -183,7 +183,7 @@ class Wire(asyncio.Protocol):
 
     async def idle(self) -> bool:
         """True when a request may be sent: the server has not closed the connection by now."""
-        for _ in range(2):  # lets the event loop notice what the kernel knows already
+        for __ in range(2):  # lets the event loop notice what the kernel knows already
             await asyncio.sleep(0)
         return not self.ended
 
@@ -201,9 +201,11 @@ async def connect(target: Target) -> Wire:
     name = target.server_name if target.tls else None
     try:
         if target.unix:
-            _, wire = await loop.create_unix_connection(Wire, target.unix, ssl=target.tls, server_hostname=name)
+            __, wire = await loop.create_unix_connection(Wire, target.unix, ssl=target.tls, server_hostname=name)
         else:
-            _, wire = await loop.create_connection(Wire, target.host, target.port, ssl=target.tls, server_hostname=name)
+            __, wire = await loop.create_connection(
+                Wire, target.host, target.port, ssl=target.tls, server_hostname=name
+            )
     except OSError as error:  # ssl.SSLError is one
         raise Lost("connect", f"{type(error).__name__}: {error}") from None
     return wire
@@ -743,7 +745,7 @@ def pairs(convert: Callable[[str], Any], known: dict[str, Any]) -> Callable[[str
     def parse(text: str) -> dict[str, Any]:
         result = dict(known)
         for item in filter(None, text.split(",")):
-            kind, _, value = item.partition("=")
+            kind, __, value = item.partition("=")
             if kind not in known:
                 raise argparse.ArgumentTypeError(f"{kind!r} is none of {', '.join(known)}")
             try:
@@ -770,8 +772,8 @@ def arguments(argv: list[str]) -> tuple[Target, argparse.Namespace]:
     parser.add_argument("--ready-file", type=Path, metavar="PATH", help="written when all traffic flows")
     parser.add_argument("--output", type=Path, metavar="PATH", help="write the summary here as well")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for an answer (default 10)")
-    rates = {kind: rate for kind, (rate, _) in REQUESTS.items()}
-    connections = {kind: count for kind, (_, count) in REQUESTS.items()}
+    rates = {kind: rate for kind, (rate, __) in REQUESTS.items()}
+    connections = {kind: count for kind, (__, count) in REQUESTS.items()}
     parser.add_argument("--rates", type=pairs(float, rates), default=rates, help="kind=requests a second,… (0: none)")
     parser.add_argument("--connections", type=pairs(int, connections), default=connections, help="kind=number,…")
     parser.add_argument("--streams", type=pairs(int, STREAMS), default=STREAMS, help="ws=number,sse=number")

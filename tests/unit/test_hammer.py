@@ -423,7 +423,7 @@ def test_it_ends_when_told_and_writes_its_summary(tmp_path: Path, how: str) -> N
                 os.kill(process.pid, signal.SIGTERM)
             else:
                 (tmp_path / "stop").touch()
-            output, _ = await process.communicate()
+            output, __ = await process.communicate()
         server.close()
         return process.returncode, json.loads(output), json.loads((tmp_path / "out.json").read_text())
 

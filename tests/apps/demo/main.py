@@ -187,7 +187,7 @@ async def slow_upload(request: Request, seconds: Seconds = 1) -> dict[str, Any]:
 async def work(rounds: Annotated[int, Query(ge=1, le=1_000_000)] = 20_000) -> dict[str, Any]:
     """Use the CPU: about 10 ms with the default number of rounds."""
     value = b"demo"
-    for _ in range(rounds):
+    for __ in range(rounds):
         value = hashlib.sha256(value).digest()
     return {"release": RELEASE, "rounds": rounds, "result": value.hex()}
 

@@ -310,7 +310,13 @@ def test_a_build(site: Site) -> None:
     assert (path / "src/main.py").read_text() == "app = 1\n"
     assert (path / "packages.txt").read_text() == "shop-dependency==1\n"
     marker = json.loads((path / "build.json").read_text())
-    assert marker == {"address": "a1", "interpreter": "cpython-3.13", "revision": "v1", "digest": TREE["digest"]}
+    assert marker == {
+        "address": "a1",
+        "interpreter": "cpython-3.13",
+        "revision": "v1",
+        "digest": TREE["digest"],
+        "after": 0,
+    }
     assert site.asked() == [
         "venv --quiet --python /usr/bin/python3 B/venv",
         f"pip install --compile-bytecode -r requirements.txt {SERVER}",

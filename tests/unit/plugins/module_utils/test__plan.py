@@ -27,13 +27,14 @@ ROOM: dict[str, t.Any] = {
 
 
 def one(
-    sized: dict[str, t.Any] = SIZED,
-    source: dict[str, t.Any] = SOURCE,
-    room: dict[str, t.Any] = ROOM,
+    sized: dict[str, t.Any] | None = None,
+    source: dict[str, t.Any] | None = None,
+    room: dict[str, t.Any] | None = None,
     root: str = "/srv/asgi",
     **more: t.Any,
 ) -> dict[str, t.Any]:
     """The plan of a single application."""
+    sized, source, room = sized or SIZED, source or SOURCE, room or ROOM
     app = {"name": "shop", "app": "main:app", "source": {"path": "."}, "domains": ["a.example"], **more}
     assert _model.validate([app], SPEC) == []
     return _plan.plan(

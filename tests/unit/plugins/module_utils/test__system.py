@@ -249,7 +249,7 @@ def holder(locks: Path) -> t.Iterator[subprocess.Popen[str]]:
 
 
 def test_a_lock_is_released(locks: Path) -> None:
-    for _ in range(2):
+    for __ in range(2):
         with _system.locked("shop", 0):
             pass
 
