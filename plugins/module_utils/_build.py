@@ -224,6 +224,10 @@ def _run_hook(request: BuildRequest, target: Path, command: str) -> None:
         raise HostError(f"{request.name}: hooks.build: {command!r} ended with status {done.returncode}\n{said}")
 
 
+#: What uv says on the way to an error.
+_PROGRESS = re.compile(r"^(?:Using|Resolved|Prepared|Downloading|Downloaded|Building|Built|Audited) .*\n", re.MULTILINE)
+
+
 class _Uv:
     """uv, run for one build as the build's user."""
 
@@ -246,7 +250,8 @@ class _Uv:
             cwd=self.target / "src",
             timeout=self.request.timeout,
         )
-        return done.returncode == 0, redact((done.stdout if done.returncode == 0 else done.stderr).strip())
+        said = done.stdout if done.returncode == 0 else _PROGRESS.sub("", done.stderr)
+        return done.returncode == 0, redact(said.strip())
 
     def run(self, arguments: t.Sequence[str], key: str) -> str:
         """Return what uv printed.

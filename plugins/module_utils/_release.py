@@ -587,7 +587,8 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
     workers: set[int] = set()
     while True:
         shown = _show(service)
-        if int(shown.get("NRestarts") or 0) > 0 or shown.get("ActiveState") in ("failed", "inactive", "deactivating"):
+        ended = shown.get("ActiveState") in ("failed", "inactive", "deactivating")
+        if ended or shown.get("SubState") == "auto-restart" or int(shown.get("NRestarts") or 0) > 0:
             return (
                 f"the server ended (result {shown.get('Result')}, status {shown.get('ExecMainStatus')}); last: {last}"
             )
@@ -666,6 +667,10 @@ try:
     found = importlib.import_module(module)
     for name in attribute.split("."):
         found = getattr(found, name)
+    if not callable(found):
+        raise TypeError(f"a {type(found).__name__} is not callable")
+    if sys.argv[2] == "factory":
+        found()
 except BaseException as error:
     print(type(error).__name__ + ": " + str(error))
     sys.exit(9)
@@ -675,6 +680,7 @@ except BaseException as error:
 def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | None:
     """Return in words why the application does not import, as its user and in its environment; None if it does."""
     application = str(release.info.get("app", ""))
+    kind = "factory" if release.info.get("factory") else "application"
     build = release.path / "build"
     # 9 is what the check above ends with; whatever else goes wrong here says nothing about the application.
     done = _system.run(
@@ -685,7 +691,7 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
             "--property=RuntimeMaxSec=30",
             "--property=ProtectSystem=strict",
         ]
-        + ["--property=PrivateTmp=true", str(build / "venv/bin/python"), "-c", _IMPORT_CHECK, application],
+        + ["--property=PrivateTmp=true", str(build / "venv/bin/python"), "-c", _IMPORT_CHECK, application, kind],
         timeout=60,
     )
     if done.returncode != 9:
@@ -932,7 +938,7 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
         _system.systemctl(
             "stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300
         )
-    directories = [root, RUN / name, *(Path(parent) / name for parent in OWN_DIRECTORIES)]
+    directories = [root, RUN / name, Path(f"/run/asgi-{name}"), *(Path(parent) / name for parent in OWN_DIRECTORIES)]
     for path in [*units, *(path for path in directories if _system.is_there(path))]:
         outcome.did.append(f"{path} removed")
         if not check:
