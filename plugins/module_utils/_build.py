@@ -11,6 +11,7 @@ Code that comes with a package (build backends, hooks) runs as a user of its own
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -221,7 +222,13 @@ def _run_hook(request: BuildRequest, target: Path, command: str) -> None:
     )
     if done.returncode:
         said = "\n".join(f"  {line}" for line in (done.stdout + done.stderr).splitlines()[-HOOK_LINES:])
-        raise HostError(f"{request.name}: hooks.build: {command!r} ended with status {done.returncode}\n{said}")
+        what = f"{_disk_full(said)}{command!r} ended with status {done.returncode}"
+        raise HostError(f"{request.name}: hooks.build: {what}\n{said}")
+
+
+def _disk_full(said: str) -> str:
+    """Return the words to begin an error with, where what a command said means that the disk is full."""
+    return "the disk is full; " if os.strerror(errno.ENOSPC) in said else ""
 
 
 #: What uv says on the way to an error.
@@ -260,7 +267,7 @@ class _Uv:
         """
         good, said = self.try_run(arguments)
         if not good:
-            raise HostError(f"{self.request.name}: {key}: uv: {said}")
+            raise HostError(f"{self.request.name}: {key}: {_disk_full(said)}uv: {said}")
         return said
 
     def install(self, extra: t.Sequence[str], requirements: str | None) -> None:

@@ -292,6 +292,8 @@ def apply(
             if outcome.actions:
                 _converge(service, outcome)
                 _mark(marker, outcome.digest)
+            if len([*(root / OURS).glob(f"{TREE_PREFIX}*")]) > 2:  # runs that were cut off after their swap left them
+                _prune(root, {disk.target})
             return outcome
         _change(root, disk, wanted, service, outcome, marker, step)
         return outcome

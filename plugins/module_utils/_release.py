@@ -350,7 +350,7 @@ def _sweep(root: Path, name: str, outcome: Outcome) -> None:
     """Remove what runs that were cut off left on the disk."""
     folder = root / "releases"
     left = [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
-    left += UNITS.glob(f".asgi-{name}@*.service.d.gone")
+    left += [*folder.glob("*/.*.new"), *root.glob(".live.new"), *UNITS.glob(f".asgi-{name}@*.service.d.gone")]
     for path in left:
         _system.remove(path)
     hooks = re.compile(rf"asgi\.migrate-{re.escape(name)}-\d+-[0-9a-f]+\.service")
@@ -362,6 +362,12 @@ def _sweep(root: Path, name: str, outcome: Outcome) -> None:
         _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
     left += [*_build.clear_incomplete(root / "builds"), *stray]
     outcome.did += [f"leftover {path.name} removed" for path in left]
+    current = live(root)
+    for release in releases(root):
+        # It was switched from, and the host went down before that was written.
+        if release != current and release.state["state"] == "live":
+            release.mark("retired")
+            outcome.did.append(f"{release.instance} marked retired")
 
 
 def _take_settings(release: Release, settings: Settings) -> Release | None:

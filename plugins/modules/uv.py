@@ -140,7 +140,13 @@ def main() -> None:
         try:
             install(target, given["version"], given["python"], environment)
         except HostError as error:
-            module.fail_json(msg=str(error))
+            # pip keeps it to itself when an index refuses it.
+            hint = (
+                f"\nThe index is {given['index_url']}; credentials that it refuses look the same"
+                if given["index_url"]
+                else ""
+            )
+            module.fail_json(msg=f"{error}{hint}")
         except OSError as error:
             module.fail_json(msg=f"uv {given['version']} cannot be installed: {_system.explain(error)}")
     after = f"{target}\n"
