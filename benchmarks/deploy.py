@@ -34,7 +34,7 @@ user=_asgi-build
 as() { setpriv --reuid $user --regid $user --clear-groups env HOME=/var/cache/asgi-build "$@"; }
 export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_CACHE_DIR=/var/cache/asgi-build/uv UV_LINK_MODE=copy
 uv=$(ls /opt/asgi/bin/uv-*)
-where=$(mktemp -d); chown $user $where
+where=$(mktemp -d -p /var/tmp); chown $user $where
 t0=$(date +%s.%N)
 as $uv venv --quiet --python /usr/bin/python3 $where/venv
 VIRTUAL_ENV=$where/venv as $uv pip install --quiet --compile-bytecode -r $build/src/requirements.txt \

@@ -1102,3 +1102,19 @@ def test_workers_that_keep_dying(wait: t.Callable[..., str | None]) -> None:
 
 def test_a_worker_that_died_once(wait: t.Callable[..., str | None]) -> None:
     assert wait({"workers": {1, 2}}, {"workers": {1}}, {"workers": {1, 3}}) is None
+
+
+def test_what_a_power_cut_left_is_put_right(host: Host) -> None:
+    for build in ("b1", "b2"):
+        host.build(build)
+        _release.deploy(host.request(build=build))
+    old, __ = _release.releases(host.root)
+    old.mark("live")  # it was switched from, and that was not written any more
+    (old.path / ".state.json.new").touch()
+    (host.root / ".live.new").symlink_to("releases/x")
+    outcome = _release.deploy(host.request(build="b2"))
+    assert {"leftover .state.json.new removed", "leftover .live.new removed", f"{old.instance} marked retired"} <= {
+        *outcome.did
+    }
+    assert old.state["state"] == "retired"
+    assert _release.deploy(host.request(build="b2")).did == []
