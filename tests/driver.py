@@ -55,7 +55,7 @@ class Play:
 
     command: list[str]
     status: int
-    output: str
+    output: str = field(repr=False)
     begin: float
     end: float
 
@@ -64,14 +64,23 @@ class Play:
         """How many tasks changed something."""
         return sum(int(found) for found in re.findall(r" changed=(\d+) ", self.output))
 
+    @property
+    def end_of_output(self) -> str:
+        """What it said last, to be shown with a test that fails."""
+        return f"{' '.join(self.command)}\n{self.output[-5000:]}"
+
+    def says(self, pattern: str) -> bool:
+        """Whether what it printed matches a regular expression somewhere."""
+        return re.search(pattern, self.output) is not None
+
     def must(self) -> Play:
         """Return it if it ended well, else fail with what it said."""
-        assert self.status == 0, f"{' '.join(self.command)}\n{self.output[-6000:]}"
+        assert self.status == 0, self.end_of_output
         return self
 
     def must_fail(self) -> Play:
         """Return it if it is red, else fail."""
-        assert self.status != 0, f"{' '.join(self.command)} ended well\n{self.output[-6000:]}"
+        assert self.status != 0, f"it ended well: {self.end_of_output}"
         return self
 
 
@@ -172,11 +181,11 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(host: Host, domain: str, path: str, tls: bool = True, seconds: float = 15, **query: str) -> Answer:
+def ask(host: Host, domain: str, path: str, query: Mapping[str, str] | None = None, tls: bool = True) -> Answer:
     """Send one GET to the host through Nginx."""
     target = path + (f"?{urllib.parse.urlencode(query)}" if query else "")
     connection = http.client.HTTPConnection(host.address)
-    connection.sock = socket.create_connection((host.address, 443 if tls else 80), timeout=seconds)
+    connection.sock = socket.create_connection((host.address, 443 if tls else 80), timeout=15)
     with contextlib.closing(connection):
         if tls:
             # The certificate is self-signed.

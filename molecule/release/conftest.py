@@ -27,7 +27,8 @@ class Story:
     def __init__(self, host: driver.Host) -> None:
         self.host = host
         self.steps: list[tuple[str, float, float]] = []
-        self.served: set[str] = set()  # the releases that may have answered
+        self.served: list[str] = []  # the releases that may have answered, as they went live
+        self.retired: dict[str, float] = {}  # when they were retired first, seconds since the epoch
         self.failed: set[str] = set()  # those that must not have
         self.loads: dict[str, driver.Load] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
@@ -44,7 +45,7 @@ class Story:
         for name, load in self.loads.items():
             self.summaries[name] = load.end()
             text = f"\nload {name}: {driver.figures(self.summaries[name])}\n"
-            sys.stderr.write(text)
+            sys.stdout.write(text)
         self.loads.clear()
 
     def during(self, at: float) -> str:

@@ -8,16 +8,19 @@ before it happens: a file opened for writing, a rename, a directory made or remo
 named after the functions that led to it, so that no list of steps has to be kept beside the code:
 ``deploy/_switch/point os.rename live``. At the chosen one the process ends with SIGKILL: no cleanup, no exit handler.
 
-    driver.py MODULE '{"args": {…}, "record": true}'          run it; also return the effects, in order
-    driver.py MODULE '{"args": {…}, "kill": EFFECT, "occurrence": 1, "delay": 0}'
-    driver.py MODULE '{"args": {…}, "pause": EFFECT, "occurrence": 1}'   stop with SIGSTOP there
+    driver.py MODULE <PLAN     where PLAN is JSON: {"args": {…}} and one of
+        "record": true         return the effects, in order
+        "kill": EFFECT         die there; with "delay": SECONDS, so long after the effect began
+        "pause": EFFECT        stop with SIGSTOP there
+        "full": EFFECT         have the disk be full there
+        "occurrence": NUMBER   which of the effects of that name; by default the first
 
-Prints one line of JSON: {"result": {…}} or {"failed": "message"}, with "effects" and "reached". *delay* is in seconds:
-with it the process is killed that long after the effect began.
+Prints one line of JSON: {"result": {…}} or {"failed": "message"}, with "effects" and "reached".
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -105,7 +108,7 @@ def known(path):
     """Return the name of a file without what differs from run to run."""
     name = os.path.basename(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else "?"
     name = re.sub(r"\d{4,}-[0-9a-f]+", "RELEASE", name)
-    name = re.sub(r"(stage|config)-\w+(-\d+)?", r"\1-*", name)
+    name = re.sub(r"(asgi-test|stage|config)-\w+(-\d+)?", r"\1-*", name)
     name = re.sub(r"\b[0-9a-f]{16}\b", "*", name)
     return re.sub(r"^(\..+)\.(\w{8}|\d+)$|^(\.new)-\w+$", r"\1\3.*", name)
 
@@ -121,13 +124,15 @@ def subject(event, arguments):
         return None
     # What is not there is not removed, and what is there is not made.
     if event in ("os.remove", "os.mkdir") and os.path.isabs(os.fspath(arguments[0])):
-        if os.path.lexists(arguments[0]) != (event == "os.remove"):
+        there = os.path.lexists(arguments[0])
+        if there != (event == "os.remove"):
             return None
     if event == "subprocess.Popen":
         words = [os.fsdecode(word) for word in arguments[1]]
         if any(word in READING for word in words[:6]):
             return None
-        return " ".join([os.path.basename(words[0]), *(word for word in words[1:5] if re.fullmatch("[a-z-]+", word))])
+        named = [word for word in words[1:5] if words[0] != "/bin/sh" and re.fullmatch("[a-z-]+", word)]
+        return " ".join([os.path.basename(words[0]), *named])
     if event == "time.sleep":
         return "wait"
     return known(arguments[1] if event in ("os.rename", "os.symlink", "os.link") else arguments[0])
@@ -181,10 +186,13 @@ class Watch:
         elif effect == self.plan.get("pause"):
             self.reached = True
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif effect == self.plan.get("full"):
+            self.reached = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), effect.rpartition(" ")[2])
 
 
 def main():
-    name, plan = sys.argv[1], json.loads(sys.argv[2] if sys.argv[2] != "-" else sys.stdin.read())
+    name, plan = sys.argv[1], json.load(sys.stdin)
     basic = types.ModuleType("ansible.module_utils.basic")
     basic.AnsibleModule = AnsibleModule
     for package in ("ansible", "ansible.module_utils"):

@@ -1,7 +1,9 @@
 # Copyright: (c) 2026, the asgi.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Look at this host: survey.py NAME… prints a line of JSON on each application, and on what lies about.
+"""Look at this host: survey.py NAME prints a line of JSON on an application, and on what lies about.
+
+With --drained it first waits, bounded, until no old release drains.
 
 ``half`` are things that claim to be complete and are not: they must never be, not even right after a kill.
 ``left`` is what a finished run must not have left: it may be there after a kill, and must be gone after the next run.
@@ -11,9 +13,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path("/srv/asgi")
@@ -45,6 +49,22 @@ def size(build):
     )
 
 
+def processes(user):
+    """Return the commands that a user runs."""
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return []
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if path.stat().st_uid == uid:
+                found.append((path / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1])
+        except OSError:
+            continue
+    return found
+
+
 def application(name):
     root = ROOT / name
     half, left = [], []
@@ -71,6 +91,9 @@ def application(name):
     for path in UNITS.glob(f"asgi-{name}@*.service.d"):
         if path.name[len(f"asgi-{name}@") : -len(".service.d")] not in releases:
             left.append(str(path))
+    # In this order: what no longer drains when asked here no longer runs when asked after it.
+    others = units("asgi.*")
+    draining = sorted(unit for unit in others if unit.startswith(f"asgi.drain-{name}-"))
     running = sorted(
         {
             unit.partition("@")[2].rpartition(".")[0]
@@ -80,15 +103,18 @@ def application(name):
     )
     if live is not None and states.get(live, {}).get("state") != "live":
         left.append(f"{live} is live, and its state is {states.get(live, {}).get('state')}")
-    left += [f"{release} claims to be live" for release, state in states.items() if release != live and state.get("state") == "live"]
+    left += [
+        f"{release} claims to be live"
+        for release, state in states.items()
+        if release != live and state.get("state") == "live"
+    ]
     left += [f"{unit} failed" for unit, state in units(f"asgi-{name}@*").items() if state == "failed"]
-    others = units("asgi.*") if name else {}
-    left += [unit for unit in others if re.search(rf"-{name}-\d|\.{name}\b", unit) and not unit.startswith("asgi.drain-")]
+    left += [unit for unit in others if re.search(rf"-{name}-\d|\.{name}\b", unit) and unit not in draining]
     boot = systemctl("show", "--property=ActiveState,UnitFileState", f"asgi-{name}.service").split()
     return {
         "live": live,
         "running": running,
-        "draining": sorted(unit for unit in others if unit.startswith(f"asgi.drain-{name}-")),
+        "draining": draining,
         "releases": sorted(releases),
         "states": states,
         "builds": builds,
@@ -96,7 +122,6 @@ def application(name):
         "left": sorted(left),
         "boot": sorted(boot) == ["ActiveState=active", "UnitFileState=enabled"],
         "sockets": names(f"/run/asgi/{name}"),
-        "user": [line for line in Path("/etc/passwd").read_text().splitlines() if line.startswith(f"asgi-{name}:")],
     }
 
 
@@ -109,12 +134,21 @@ def host():
     left += [f"{NGINX}/asgi/{name}" for name in names(NGINX / "asgi", "stage-*")]
     configurations = names(NGINX / "asgi", "config-*")
     left += [f"{NGINX}/asgi has {configurations}"] if len(configurations) > 2 else []
-    builder = subprocess.run(["ps", "-u", "_asgi-build", "-o", "args="], capture_output=True, text=True, check=False)
-    left += [f"running: {line}" for line in builder.stdout.splitlines()]
-    left += [f"{unit} failed" for unit, state in units("*").items() if state == "failed" and unit.startswith(("asgi", "nginx"))]
+    left += [f"{' '.join(command)} runs on" for command in processes("_asgi-build")]
+    left += [
+        f"{unit} failed"
+        for unit, state in units("*").items()
+        if state == "failed" and unit.startswith(("asgi", "nginx"))
+    ]
     return left
 
 
 if __name__ == "__main__":
-    found = {name: application(name) for name in sys.argv[1:]}
-    print(json.dumps({**found, "": {"left": host()}}))
+    until = time.monotonic() + 60
+    while True:
+        found = application(sys.argv[-1])
+        if "--drained" not in sys.argv or not found["draining"] or time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    found["left"] += host()
+    print(json.dumps(found))

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, the asgi.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A story in order, told by real runs of the playbooks while requests flow: none is lost, and no broken release answers.
+"""A story in order, told by real runs of the playbooks while requests flow: none is lost, no broken release answers.
 
 What a test declares is in its own words; what it expects of the release before, it reads from the host first.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import driver
@@ -30,6 +32,7 @@ NEEDLE = "needle-4f1d0c7e52a94b6d8be3"
 SECRETS = {"TOKEN": NEEDLE, "PASSPHRASE": f'two words "{NEEDLE}" $HOME \\n `id`'}
 
 DRAIN = 15
+LONG_DRAIN = 90  # longer than a deploy takes on a busy machine
 #: What an edge and a server need to let go of a release, on top of its drain.
 LETTING_GO = 30
 
@@ -79,7 +82,7 @@ def version(stack: driver.Stack) -> str:
 
 def variable(stack: driver.Stack, name: str) -> str | None:
     """Return the SHA-256 of a variable of the process's environment."""
-    found: str | None = ask(stack.host, "demo.test", "/env", name=name).json()["sha256"]
+    found: str | None = ask(stack.host, "demo.test", "/env", {"name": name}).json()["sha256"]
     return found
 
 
@@ -87,13 +90,27 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def eventually(expected: Any, question: Callable[[], Any]) -> None:
+    """Wait until *question* is answered as expected.
+
+    For some seconds after a switch, Nginx's kept connections lead to the release before.
+    """
+    until = time.monotonic() + 20
+    while (answer := question()) != expected:
+        assert time.monotonic() < until, f"it is still {answer!r} and not {expected!r}"
+        time.sleep(0.2)
+
+
 def now_live(stack: driver.Stack, story: Story) -> dict[str, Any]:
     """Return the live release, which is the one that answers, and runs."""
     live = stack.live("demo")
-    story.served.add(live["release"])
+    if story.served and story.served[-1] != live["release"]:
+        before = stack.about("demo", story.served[-1])
+        story.retired.setdefault(before["release"], datetime.fromisoformat(before["retired_at"]).timestamp())
+    story.served.append(live["release"])
     assert live["state"] == "live"
-    assert ask(stack.host, "demo.test", "/api/info").release == live["release"]
     assert live["release"] in stack.running("demo")
+    eventually(live["release"], lambda: ask(stack.host, "demo.test", "/api/info").release)
     return live
 
 
@@ -111,8 +128,8 @@ def test_bare_host_serves(stack: driver.Stack, story: Story) -> None:
 def test_changed_code_is_deployed(stack: driver.Stack, story: Story) -> None:
     before = stack.live("demo")
     stack.play("site", demo(stack.source("second", VERSION="2.0.0\n"))).must()
-    assert version(stack) == "2.0.0"
     after = now_live(stack, story)
+    eventually("2.0.0", lambda: version(stack))
     assert after["id"] != before["id"]
     assert stack.about("demo", before["release"])["state"] == "retired"
 
@@ -121,7 +138,7 @@ def test_changed_environment_is_deployed(stack: driver.Stack, story: Story) -> N
     before, builds = stack.live("demo"), stack.builds("demo")
     assert variable(stack, "COLOUR") == sha256("red")
     stack.play("site", demo(stack.source("second"), environment={"DEMO_UNSAFE": "1", "COLOUR": "blue"})).must()
-    assert variable(stack, "COLOUR") == sha256("blue")
+    eventually(sha256("blue"), lambda: variable(stack, "COLOUR"))
     after = now_live(stack, story)
     assert after["id"] != before["id"]
     assert (after["build"], stack.builds("demo")) == (before["build"], builds), "something was built"
@@ -153,11 +170,11 @@ def test_rollback_brings_back_code_and_configuration_without_a_network(stack: dr
         assert stack.live("demo")["release"] == third["release"]
         stack.play("rollback", declared, options=("-e", "asgi_app=demo")).must()
         assert stack.live("demo")["release"] == second["release"]
-    assert variable(stack, "COLOUR") == sha256("red")
-    assert version(stack) == "2.0.0"
+    eventually(sha256("red"), lambda: variable(stack, "COLOUR"))
+    eventually("2.0.0", lambda: version(stack))
     with stack.host.without_network():
         stack.play("rollback", declared, options=("-e", "asgi_app=demo", "-e", f"asgi_release={first['id']}")).must()
-    assert version(stack) == "1.0.0"
+    eventually("1.0.0", lambda: version(stack))
     assert now_live(stack, story)["release"] == first["release"]
     assert (stack.builds("demo"), stack.releases("demo")) == (builds, releases)
 
@@ -172,6 +189,17 @@ def test_restart_is_a_fresh_instance_of_the_same_release(stack: driver.Stack, st
     assert stack.main_pid("demo") != pid
 
 
+def test_deploy_during_a_drain(stack: driver.Stack, story: Story) -> None:
+    """WebSockets keep the release before the last alive while the next one is deployed."""
+    first = stack.live("demo")["release"]
+    source = stack.source("sixth", VERSION="6.0.0\n")
+    for number in ("one", "two"):
+        environment = {"DEMO_UNSAFE": "1", "NUMBER": number}
+        stack.play("site", demo(source, environment=environment, drain=LONG_DRAIN)).must()
+        live = now_live(stack, story)["release"]
+    assert {first, live} < stack.running("demo"), "what drained was stopped by the next deploy"
+
+
 # --- hooks and secrets -----------------------------------------------------------------------------------------------
 
 
@@ -179,9 +207,10 @@ def test_restart_is_a_fresh_instance_of_the_same_release(stack: driver.Stack, st
 def watched_processes(host: driver.Host) -> Iterator[list[str]]:
     """Look at the command lines of all processes, of the host and of this machine, as often as they can be read."""
     script = """
-import glob, os, pathlib, sys
+import glob, os, pathlib, sys, time
 needle, found = sys.argv[1].encode(), set()
 while not os.path.exists("/tmp/enough"):
+    time.sleep(0.02)
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             line = pathlib.Path(path).read_bytes()
@@ -189,13 +218,13 @@ while not os.path.exists("/tmp/enough"):
             continue
         if needle in line and path != f"/proc/{os.getpid()}/cmdline":
             found.add(line.replace(b"\\0", b" ").decode(errors="replace"))
-print("\\n".join(found))
+print("".join(line + "\\n" for line in found), end="")
 """
     found: list[str] = []
     host.run("rm", "-f", "/tmp/enough")
     # The needle is split, so that the watcher and what starts it are not found themselves.
     split = script.replace("sys.argv[1]", "(sys.argv[1] + sys.argv[2])")
-    command = ("nice", "python3", "-c", split, NEEDLE[:8], NEEDLE[8:])
+    command = ("python3", "-c", split, NEEDLE[:8], NEEDLE[8:])
     thread = threading.Thread(target=lambda: found.extend(host.run(*command, seconds=300).stdout.splitlines()))
     thread.start()
     try:
@@ -227,7 +256,7 @@ def test_hooks_run_once_and_secrets_stay_secret(stack: driver.Stack, story: Stor
     with watched_processes(host) as command_lines:
         play = stack.play("site", declared, options=("--diff", "-vvv")).must()
     live = now_live(stack, story)
-    assert version(stack) == "3.0.0"
+    eventually("3.0.0", lambda: version(stack))
 
     # Hooks: the build's in the build, by its own user; the migration by the application's, with its environment.
     assert host.out("cat", "/srv/asgi/demo/live/build/src/built-by.txt").split() == ["_asgi-build", "3.0.0"]
@@ -237,9 +266,9 @@ def test_hooks_run_once_and_secrets_stay_secret(stack: driver.Stack, story: Stor
 
     # Secrets: they reach the process, and nothing else holds them.
     for name, value in SECRETS.items():
-        assert variable(stack, name) == sha256(value)
+        eventually(sha256(value), functools.partial(variable, stack, name))
     for look in (NEEDLE, *in_base64(NEEDLE)):
-        assert look not in play.output
+        assert not play.says(re.escape(look))
         assert look not in host.out("journalctl", "--boot", "--all", "--no-pager", "--output", "cat")
         assert look not in host.out("systemctl", "show", "--all", "asgi-demo*", "asgi.*")
     assert command_lines == []
@@ -252,7 +281,7 @@ def test_hooks_run_once_and_secrets_stay_secret(stack: driver.Stack, story: Stor
 
     # The next run has nothing to do.
     again = stack.play("site", declared).must()
-    assert again.changed == 0, again.output
+    assert again.changed == 0, again.end_of_output
     assert now_live(stack, story)["release"] == live["release"]
     assert len(host.out("cat", f"{state}/migrations").splitlines()) == 1
 
@@ -262,9 +291,9 @@ def test_failed_migration_switches_nothing(stack: driver.Stack, story: Story) ->
     hook = 'echo "the column is there already, says $TOKEN"; exit 3'
     declared = demo(stack.source("fourth", VERSION="4.0.0\n"), hooks={"migrate": [hook]})
     play = stack.play("site", declared).must_fail()
-    assert "hooks.migrate" in play.output
-    assert "the column is there already" in play.output
-    assert NEEDLE not in play.output
+    assert play.says("hooks.migrate"), play.end_of_output
+    assert play.says("the column is there already"), play.end_of_output
+    assert not play.says(NEEDLE)
     assert_failed(stack, story, live, before)
     assert version(stack) == "3.0.0"
 
@@ -302,8 +331,8 @@ def test_broken_release_gets_no_traffic(stack: driver.Stack, story: Story, kind:
     declared = demo(stack.source("broken", "broken"), app=f"{kind}:app", environment={"START_SECONDS": "60"})
     declared["health"] = {"path": "/healthz", "timeout": 8}
     play = stack.play("site", declared).must_fail()
-    assert re.search(BROKEN[kind], play.output), play.output
-    assert re.search(r"Starting gunicorn|Booting worker", play.output), "no lines of the journal"
+    assert play.says(BROKEN[kind]), play.end_of_output
+    assert play.says("Starting gunicorn|Booting worker"), f"no lines of the journal: {play.end_of_output}"
     assert_failed(stack, story, live, before)
 
 
@@ -311,13 +340,10 @@ def test_rollback_never_chooses_a_failed_release(stack: driver.Stack, story: Sto
     declared = demo(stack.source("third"))
     broken = sorted(story.failed)[-1]
     play = stack.play("rollback", declared, options=("-e", "asgi_app=demo", "-e", f"asgi_release={broken}"))
-    assert "expected one that was live before" in play.must_fail().output
-    before = stack.live("demo")
+    assert play.must_fail().says("expected one that was live before"), play.end_of_output
+    expected = [release for release in story.served if release != story.served[-1]][-1]
     stack.play("rollback", declared, options=("-e", "asgi_app=demo")).must()
-    after = now_live(stack, story)
-    assert after["release"] < before["release"]
-    assert after["release"] in story.served
-    assert version(stack) == "1.0.0"
+    assert now_live(stack, story)["release"] == expected
 
 
 def test_slow_start_is_waited_for(stack: driver.Stack, story: Story) -> None:
@@ -330,23 +356,11 @@ async def app(scope, receive, send):
     await inner(scope, receive, send)
 """
     stack.play("site", demo(stack.source("late", VERSION="5.0.0\n", late_py=late), app="late:app")).must()
-    assert version(stack) == "5.0.0"
     now_live(stack, story)
+    eventually("5.0.0", lambda: version(stack))
 
 
 # --- several at once -------------------------------------------------------------------------------------------------
-
-
-def test_deploy_during_a_drain(stack: driver.Stack, story: Story) -> None:
-    """WebSockets keep the release before the last alive while the next one is deployed."""
-    first = stack.live("demo")["release"]
-    source = stack.source("sixth", VERSION="6.0.0\n")
-    for number in ("one", "two"):
-        environment = {"DEMO_UNSAFE": "1", "NUMBER": number}
-        stack.play("site", demo(source, environment=environment, drain=40)).must()
-        now_live(stack, story)
-    assert first in stack.running("demo"), "it was stopped with WebSockets open"
-    assert len(stack.running("demo")) >= 3
 
 
 def test_two_plays_at_once(stack: driver.Stack, story: Story) -> None:
@@ -356,15 +370,15 @@ def test_two_plays_at_once(stack: driver.Stack, story: Story) -> None:
     good = [play for play in plays if play.status == 0]
     assert good
     for play in plays:
-        assert play.status == 0 or "another run is working on demo" in play.output, play.output
+        assert play.status == 0 or play.says("another run is working on demo"), play.end_of_output
     live = now_live(stack, story)
-    assert version(stack) in both
     releases = [stack.about("demo", release) for release in stack.releases("demo")]
     assert [release["release"] for release in releases if release["state"] == "live"] == [live["release"]]
-    story.served |= {release["release"] for release in releases if "live_at" in release}
-    # What was declared last can be declared again.
+    story.served[-1:-1] = [release["release"] for release in releases if "live_at" in release]
+    # What won is declared again: it is there whole.
+    eventually(True, lambda: version(stack) in both)
     again = stack.play("site", demo(both[version(stack)])).must()
-    assert again.changed == 0, again.output
+    assert again.changed == 0, again.end_of_output
 
 
 # --- what is left, and what is shown ---------------------------------------------------------------------------------
@@ -390,7 +404,7 @@ def test_pruning_keeps_what_is_needed(stack: driver.Stack, story: Story) -> None
 def test_status_tells_what_runs(stack: driver.Stack, story: Story) -> None:
     file = stack.directory / "status.json"
     play = stack.play("status", options=("-e", f"asgi_status_file={file}")).must()
-    assert play.changed <= 1, play.output
+    assert play.changed <= 1, play.end_of_output
     live = now_live(stack, story)
     found = {app["name"]: app for app in json.loads(file.read_text())[stack.host.name]}
     assert set(found) == {"demo", "other"}
@@ -442,7 +456,7 @@ def test_sandbox_refuses(stack: driver.Stack) -> None:
     ]
     for path in secret_places:
         host.out("test", "-e", path)
-        answer = ask(host, "demo.test", "/probe/read", path=path).json()
+        answer = ask(host, "demo.test", "/probe/read", {"path": path}).json()
         assert answer["errno"] in ("EACCES", "EPERM", "ENOENT"), f"it can read {path}: {answer}"
     release = host.out("readlink", "--canonicalize", "/srv/asgi/demo/live")
     for path in (
@@ -460,10 +474,10 @@ def test_sandbox_refuses(stack: driver.Stack) -> None:
         "/run/asgi/demo",
         "/var/lib",
     ):
-        answer = ask(host, "demo.test", "/probe/write", path=path).json()
+        answer = ask(host, "demo.test", "/probe/write", {"path": path}).json()
         assert answer["errno"] in ("EACCES", "EPERM", "EROFS", "ENOENT"), f"it can write {path}: {answer}"
     for path in ("/var/lib/asgi/demo", "/var/cache/asgi/demo", "/var/log/asgi/demo", "/tmp"):
-        assert ask(host, "demo.test", "/probe/write", path=path).json()["ok"], f"it cannot write {path}"
+        assert ask(host, "demo.test", "/probe/write", {"path": path}).json()["ok"], f"it cannot write {path}"
     # Processes of its own releases it may see, of others none.
     seen = ask(host, "demo.test", "/probe/processes").json()
     assert seen["other"] == 0
@@ -489,7 +503,7 @@ def explain(story: Story, summary: dict[str, Any]) -> str:
 def test_old_releases_have_ended(stack: driver.Stack, story: Story) -> None:
     """What is not live has drained, though WebSockets and endless streams were open all the time."""
     live = stack.live("demo")["release"]
-    wait_for("only the live release runs", lambda: stack.running("demo") == {live}, 6 + 40 + LETTING_GO)
+    wait_for("only the live release runs", lambda: stack.running("demo") == {live}, LONG_DRAIN + LETTING_GO)
 
 
 def test_no_request_was_lost(story: Story) -> None:
@@ -502,23 +516,28 @@ def test_no_request_was_lost(story: Story) -> None:
 
 
 def test_no_broken_release_was_served(story: Story) -> None:
-    assert len(story.failed) == len(BROKEN) + 1
+    assert len(story.failed) == len(BROKEN) + 1, "not each kind was tried"
     for summary in story.summaries.values():
         assert not story.failed & set(summary["releases"])
-        assert set(summary["releases"]) <= story.served
+        assert set(summary["releases"]) <= set(story.served)
         assert summary["answers_without_release"] == 0
 
 
 def test_streams_of_drained_releases_ended_properly(story: Story) -> None:
     streams = story.summaries["all"]["streams"]
-    # Each WebSocket lived until its release was stopped, and was told then.
-    assert set(streams["ws"]["close_codes"]) <= {"1001", "1012"}
-    assert streams["ws"]["closed_properly"] >= len(story.served)
-    assert streams["ws"]["longest"] > DRAIN
-    # Event streams that end by themselves within the drain all did; one without an end is cut after it.
+    # Each WebSocket lived until its release had drained, and was told then.
+    closed = [record for record in streams["ws"]["records"] if "code" in record]
+    assert {record["code"] for record in closed} <= {1001, 1012}
+    assert {record["release"] for record in closed} <= set(story.served)
+    after = [record["closed"] - story.retired.get(record["release"], 0) for record in closed]
+    assert len(after) >= len(story.retired)
+    assert min(after) >= DRAIN, sorted(after)
+    # Event streams that end by themselves within the drain all did; one without an end outlives the switch.
     assert streams["sse"]["cut"] == 0
-    assert streams["sse"]["closed_properly"] >= 1
-    assert story.summaries["endless"]["streams"]["sse"]["longest"] > DRAIN
+    assert streams["sse"]["closed_properly"] >= len(story.retired)
+    endless = [record for record in story.summaries["endless"]["streams"]["sse"]["records"] if record["end"] == "cut"]
+    after = [record["closed"] - story.retired.get(record["release"], 0) for record in endless]
+    assert min(after) >= DRAIN, sorted(after)
 
 
 # --- workers that die or hang ----------------------------------------------------------------------------------------
@@ -526,40 +545,65 @@ def test_streams_of_drained_releases_ended_properly(story: Story) -> None:
 
 ONLY_GET = {"rates": "get_kept=60,get_new=30,post_kept=0,post_slow=0", "streams": "ws=0,sse=0"}
 
+# Asks the live release itself, without Nginx, which would ask another worker when this one dies.
+BLOCK = """
+import socket
+connection = socket.socket(socket.AF_UNIX)
+connection.settimeout(60)
+connection.connect("/srv/asgi/demo/live/app.sock")
+connection.sendall(b"GET /block?seconds=60 HTTP/1.1\\r\\nHost: demo.test\\r\\n\\r\\n")
+try:
+    connection.recv(1)
+except OSError:
+    pass
+"""
+
 
 @pytest.fixture(scope="session")
 def quick_to_notice(stack: driver.Stack) -> driver.Stack:
     """The application, whose server replaces a worker that has not moved for 5 seconds."""
     declared = demo(stack.source("ninth"), gunicorn={"graceful_timeout": 5, "timeout": 5})
     stack.play("site", declared).must()
+    release = stack.live("demo")["release"]
+    eventually(release, lambda: ask(stack.host, "demo.test", "/api/info").release)
     return stack
 
 
+def serves(stack: driver.Stack, known: set[int]) -> bool:
+    """Whether a process that is none of the *known* ones answers."""
+    return ask(stack.host, "demo.test", "/api/info").json()["pid"] not in known
+
+
 def test_killed_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) -> None:
+    """What it had in its hands is lost, and nothing else."""
     stack = quick_to_notice
     load = driver.Load(stack.host, "demo.test", "killed", **ONLY_GET)
     main = stack.main_pid("demo")
-    kills = 4
-    for _kill in range(kills):
+    kills = []
+    for _kill in range(4):
         before = stack.host.children(main)
         assert len(before) == 2
-        stack.host.out("kill", "-KILL", str(min(before)))
-        wait_for("another worker", lambda: len(stack.host.children(main) - {min(before)}) == 2, 10)
+        begin = time.time()
+        stack.host.sh(f"kill -KILL {min(before)}")
+        kills.append((begin, time.time()))
+        wait_for("another worker serves", functools.partial(serves, stack, before), 20)
+        wait_for("there are two", lambda: len(stack.host.children(main)) == 2, 10)
     story.summaries["killed"] = summary = load.end()
     assert stack.main_pid("demo") == main, "the whole server was started again"
-    assert summary["lost"] == 0, explain(story, summary)
+    for loss in driver.losses(summary):
+        in_flight = [loss["sent"] <= end and begin <= loss["at"] <= end + 1 for begin, end in kills]
+        assert any(in_flight), explain(story, summary)
+    assert summary["lost"] <= len(kills), explain(story, summary)
 
 
 def test_hung_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) -> None:
+    """What waits for it is answered by another in the end."""
     stack = quick_to_notice
     load = driver.Load(stack.host, "demo.test", "hung", **ONLY_GET)
     main = stack.main_pid("demo")
     before = stack.host.children(main)
-    begin = time.monotonic()
-    with contextlib.suppress(Exception):
-        ask(stack.host, "demo.test", "/block", seconds="60")
-    wait_for("another worker", lambda: stack.host.children(main) - before, 20)
-    wait_for("two workers", lambda: len(stack.host.children(main)) == 2, 10)
-    assert time.monotonic() - begin < 30
+    stack.host.run("python3", "-c", BLOCK)
+    wait_for("another worker serves", functools.partial(serves, stack, before), 20)
+    assert len(stack.host.children(main) & before) == 1
     story.summaries["hung"] = summary = load.end()
     assert summary["lost"] == 0, explain(story, summary)
