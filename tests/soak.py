@@ -52,7 +52,7 @@ def rounds(stack: driver.Stack, deploys: int, durations: dict[str, list[float]])
         sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {word:13} {done.end - done.begin:5.1f} s  live is {live}\n")
         sys.stdout.flush()
 
-    operate = {"options": ("-e", "asgi_app=demo")}
+    operate = ("-e", "asgi_app=demo")
     failed: set[str] = set()
     code = 0
     for number in range(1, deploys + 1):
@@ -62,9 +62,9 @@ def rounds(stack: driver.Stack, deploys: int, durations: dict[str, list[float]])
         play("deploy" if number % 3 else "configuration", "site", demo(source, number))
         assert driver.ask(stack.host, "demo.test", "/api/info").json()["version"] == f"{code}.0.0"
         if number % 4 == 0:
-            play("rollback", "rollback", **operate)
+            play("rollback", "rollback", options=operate)
         elif number % 4 == 2:
-            play("restart", "restart", **operate)
+            play("restart", "restart", options=operate)
         if number % 5 == 0:
             before = stack.releases("demo")
             kind = ("import_error", "unhealthy", "lifespan_error", "crash_loop")[number // 5 % 4]

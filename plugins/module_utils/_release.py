@@ -390,8 +390,9 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
         outcome.did.append(f"{current.instance} marked live")  # a run was cut off right after its switch
         if not check:
             current.mark("live")
-    if not check:  # a run was cut off before it came to that
-        outcome.did += [f"{name} pruned" for name in _prune(request.root, current)]
+    if not check:
+        # A run was cut off before it came to that, or what it spared still ran. Nothing that was asked for changes.
+        _prune(request.root, current)
     if _install_units(request, current, check):
         outcome.did.append("units written")
     boot = f"asgi-{request.name}.service"
@@ -853,15 +854,13 @@ def _clear_leftovers(root: Path, name: str, wanted: Release | None, outcome: Out
             _stop_instance(name, instance)
 
 
-def _prune(root: Path, wanted: Release) -> list[str]:
-    """Remove the oldest releases that were live beyond ``keep``, the oldest others, and builds that no release uses;
-    return their names.
+def _prune(root: Path, wanted: Release) -> None:
+    """Remove the oldest releases that were live beyond ``keep``, the oldest others, and builds that no release uses.
 
     Never what is live, was live before it, runs, or is wanted; nor a build that is so new that a run beside this one
     may be about to release it.
     """
     found = releases(root)
-    removed = []
     current = live(root)
     been_live = [release for release in found if "live_at" in release.state]
     others = [release for release in found if "live_at" not in release.state]
@@ -872,14 +871,11 @@ def _prune(root: Path, wanted: Release) -> list[str]:
         if release.instance not in kept:
             _system.remove(UNITS / f"{release.service}.d")
             _system.remove(release.path)
-            removed.append(release.instance)
     used = {str(release.info["build"]) for release in found if release.instance in kept}
     young = wanted.generation - wanted.settings.keep
     for path in (root / "builds").iterdir():
         if path.name not in used and not (_build.is_complete(path) and _build.made_after(path) >= young):
             _system.remove(path)
-            removed.append(f"build {path.name}")
-    return removed
 
 
 def describe(root: Path) -> dict[str, str]:
