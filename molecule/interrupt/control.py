@@ -46,6 +46,7 @@ class Host:
     work: Path  # a temporary directory of this run
     source: Path  # the application's source
     address: str = ""
+    usual: float = 10  # seconds that a run without changes takes here
     forgiven: set[str] = field(default_factory=set)  # what was left before the test that runs
 
     # --- the host itself ---

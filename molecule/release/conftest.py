@@ -29,6 +29,7 @@ class Story:
         self.steps: list[tuple[str, float, float]] = []
         self.served: list[str] = []  # the releases that may have answered, as they went live
         self.retired: dict[str, float] = {}  # when they were retired first, seconds since the epoch
+        self.builds: dict[str, str] = {}  # some of them, by a word
         self.failed: set[str] = set()  # those that must not have
         self.loads: dict[str, driver.Load] = {}
         self.summaries: dict[str, dict[str, Any]] = {}
@@ -36,8 +37,8 @@ class Story:
     def begin(self) -> None:
         """Start the load: all kinds of requests with streams that end, and event streams that never do."""
         self.loads["all"] = driver.Load(self.host, "demo.test", "all")
-        endless = {"rates": "get_kept=0,get_new=0,post_kept=0,post_slow=0", "streams": "ws=0,sse=2"}
-        more = {"sse-path": "/events?count=0&interval=1", "sse-may-be-cut": ""}
+        endless: dict[str, Any] = {"rates": "get_kept=0,get_new=0,post_kept=0,post_slow=0", "streams": "ws=0,sse=2"}
+        more: dict[str, Any] = {"sse-path": "/events?count=0&interval=1", "sse-may-be-cut": ""}
         self.loads["endless"] = driver.Load(self.host, "demo.test", "endless", **endless, **more)
 
     def end(self) -> None:
@@ -96,9 +97,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     host = getattr(item, "funcargs", {}).get("machine")
     if report.when == "call" and report.failed and host is not None:
+        log = "journalctl --no-pager --boot --output short-precise --unit 'asgi*' --unit nginx"
         for command in (
             "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
-            "journalctl --no-pager --boot --lines 80 --unit 'asgi*' --unit nginx",
+            # What is not a line of an access log.
+            f"{log} | grep -v ' HTTP/1.1\" ' | tail -n 80",
+            "tail -n 20 /var/log/nginx/error.log",
         ):
             report.sections.append((command, host.run("sh", "-c", command).stdout))
     return report

@@ -29,7 +29,9 @@ import sys
 import threading
 import types
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 #: Files that say that what is beside them is complete.
 MARKERS = ("build.json", "release.json")
@@ -54,31 +56,31 @@ READING = ("show", "list-units", "is-active", "status", "journalctl", "-t", "x50
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def markers_last():
+def markers_last() -> None:
     """Have directories list their markers last: one of the orders in which a file system may do it."""
     scandir = os.scandir
 
     class Listing:
-        def __init__(self, *arguments):
+        def __init__(self, *arguments: Any) -> None:
             with scandir(*arguments) as entries:
                 self.entries = iter(sorted(entries, key=lambda entry: (entry.name in MARKERS, entry.name)))
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator[Any]:
             return self.entries
 
-        def __next__(self):
+        def __next__(self) -> Any:
             return next(self.entries)
 
-        def __enter__(self):
+        def __enter__(self) -> Listing:
             return self
 
-        def __exit__(self, *_error):
+        def __exit__(self, *_error: object) -> None:
             self.close()
 
-        def close(self):
+        def close(self) -> None:
             pass
 
-    os.scandir = Listing
+    setattr(os, "scandir", Listing)  # noqa: B010
 
 
 class Done(BaseException):
@@ -88,23 +90,23 @@ class Done(BaseException):
 class AnsibleModule:
     """The little of the real one that the modules use. The arguments have been checked by the play they come from."""
 
-    params: dict = {}
+    params: ClassVar[dict[str, Any]] = {}
     check_mode = False
 
-    def __init__(self, **_specification):
+    def __init__(self, **_specification: Any) -> None:
         pass
 
-    def warn(self, text):
+    def warn(self, text: str) -> None:
         pass
 
-    def exit_json(self, **result):
+    def exit_json(self, **result: Any) -> None:
         raise Done(json.dumps({"result": result}))
 
-    def fail_json(self, **result):
+    def fail_json(self, **result: Any) -> None:
         raise Done(json.dumps({"failed": result["msg"]}))
 
 
-def known(path):
+def known(path: Any) -> str:
     """Return the name of a file without what differs from run to run."""
     name = os.path.basename(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else "?"
     name = re.sub(r"\d{4,}-[0-9a-f]+", "RELEASE", name)
@@ -113,7 +115,7 @@ def known(path):
     return re.sub(r"^(\..+)\.(\w{8}|\d+)$|^(\.new)-\w+$", r"\1\3.*", name)
 
 
-def subject(event, arguments):
+def subject(event: str, arguments: tuple[Any, ...]) -> str | None:
     """Return what the effect is about; None where it is no effect."""
     if event == "open":
         path, _mode, flags = arguments
@@ -141,16 +143,16 @@ def subject(event, arguments):
 class Watch:
     """The audit hook."""
 
-    def __init__(self, plan):
+    def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
-        self.effects = []
-        self.seen = Counter()
+        self.effects: list[str] = []
+        self.seen: Counter[str] = Counter()
         self.busy = False
         self.reached = False
         self.active = False
         self.thread = threading.get_ident()
 
-    def __call__(self, event, arguments):
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active or event not in EVENTS or self.busy or threading.get_ident() != self.thread:
             return
         self.busy = True
@@ -161,8 +163,9 @@ class Watch:
         finally:
             self.busy = False
 
-    def note(self, event, about):
-        frame, functions = sys._getframe(2), []
+    def note(self, event: str, about: str) -> None:
+        frame: types.FrameType | None = sys._getframe(2)
+        functions: list[str] = []
         while frame is not None:
             if OURS in frame.f_code.co_filename and "<" not in frame.f_code.co_name:
                 functions.append(frame.f_code.co_name)
@@ -191,10 +194,10 @@ class Watch:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), effect.rpartition(" ")[2])
 
 
-def main():
+def main() -> None:
     name, plan = sys.argv[1], json.load(sys.stdin)
     basic = types.ModuleType("ansible.module_utils.basic")
-    basic.AnsibleModule = AnsibleModule
+    vars(basic)["AnsibleModule"] = AnsibleModule
     for package in ("ansible", "ansible.module_utils"):
         sys.modules[package] = types.ModuleType(package)
         sys.modules[package].__path__ = []

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/srv/asgi")
 UNITS = Path("/etc/systemd/system")
@@ -26,22 +27,22 @@ NGINX = Path("/etc/nginx")
 RELEASE_FILES = {"release.json", "environment", "secrets", "override.conf", "gunicorn.conf.py", "build", "app.sock"}
 
 
-def systemctl(*arguments):
+def systemctl(*arguments: str) -> str:
     done = subprocess.run(["systemctl", "--no-pager", *arguments], capture_output=True, text=True, check=False)
     return done.stdout
 
 
-def names(folder, pattern="*"):
+def names(folder: str | Path, pattern: str = "*") -> list[str]:
     return sorted(path.name for path in Path(folder).glob(pattern)) if Path(folder).is_dir() else []
 
 
-def units(pattern):
+def units(pattern: str) -> dict[str, str]:
     """Return {name of a loaded unit: its state}."""
     lines = systemctl("list-units", "--all", "--plain", "--no-legend", pattern).splitlines()
     return {line.split()[0]: line.split()[2] for line in lines}
 
 
-def size(build):
+def size(build: Path) -> int:
     """Return how many files and directories a build has, bytecode aside: an import may have made more of that."""
     return sum(
         len([name for name in [*folders, *files] if name != "__pycache__" and not name.endswith(".pyc")])
@@ -49,7 +50,7 @@ def size(build):
     )
 
 
-def processes(user):
+def processes(user: str) -> list[list[str]]:
     """Return the commands that a user runs."""
     try:
         uid = pwd.getpwnam(user).pw_uid
@@ -65,11 +66,14 @@ def processes(user):
     return found
 
 
-def application(name):
+def application(name: str) -> dict[str, Any]:
     root = ROOT / name
-    half, left = [], []
+    half: list[str] = []
+    left: list[str] = []
     live = os.path.basename(os.readlink(root / "live")) if (root / "live").is_symlink() else None
-    releases, builds, states = {}, {}, {}
+    releases: dict[str, Any] = {}
+    builds: dict[str, int] = {}
+    states: dict[str, Any] = {}
     for release in names(root / "releases"):
         path = root / "releases" / release
         if release.startswith(".") or not (path / "release.json").exists():
@@ -88,9 +92,9 @@ def application(name):
         if build not in {release["build"] for release in releases.values()}:
             left.append(f"{path}, of no release")
     left += [str(root / file) for file in names(root, ".*")]
-    for path in UNITS.glob(f"asgi-{name}@*.service.d"):
-        if path.name[len(f"asgi-{name}@") : -len(".service.d")] not in releases:
-            left.append(str(path))
+    for found in UNITS.glob(f"asgi-{name}@*.service.d"):
+        if found.name[len(f"asgi-{name}@") : -len(".service.d")] not in releases:
+            left.append(str(found))
     # In this order: what no longer drains when asked here no longer runs when asked after it.
     others = units("asgi.*")
     draining = sorted(unit for unit in others if unit.startswith(f"asgi.drain-{name}-"))
@@ -125,12 +129,20 @@ def application(name):
     }
 
 
-def host():
+def host() -> list[str]:
     """What lies about that is no application's."""
-    places = [UNITS, "/etc/tmpfiles.d", "/run/asgi", "/run/systemd/system", NGINX, NGINX / "asgi", NGINX / "asgi/tls"]
+    places: list[str | Path] = [
+        UNITS,
+        "/etc/tmpfiles.d",
+        "/run/asgi",
+        "/run/systemd/system",
+        NGINX,
+        NGINX / "asgi",
+        NGINX / "asgi/tls",
+    ]
     left = [f"{place}/{name}" for place in [*places, "/opt/asgi/bin", ROOT] for name in names(place, ".*")]
     left += [f"/run/systemd/system/{name}" for name in names("/run/systemd/system", "asgi*")]
-    left += [f"/tmp/{name}" for name in names("/tmp", "*asgi*") if not name.startswith("systemd-private-")]
+    left += [f"/tmp/{name}" for name in [*names("/tmp", "asgi*"), *names("/tmp", ".asgi*")]]
     left += [f"{NGINX}/asgi/{name}" for name in names(NGINX / "asgi", "stage-*")]
     configurations = names(NGINX / "asgi", "config-*")
     left += [f"{NGINX}/asgi has {configurations}"] if len(configurations) > 2 else []

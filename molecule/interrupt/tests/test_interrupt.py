@@ -11,6 +11,7 @@ moments; the host loses power.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
@@ -72,7 +73,7 @@ def version(host: Host, text: str) -> str:
 
 def release(number: int, app: str = "shop", **more: Any) -> dict[str, Any]:
     """Arguments of the module release for a release of its own."""
-    given = json.loads(re.sub(r"\bshop\b", app, json.dumps(GIVEN["release"])))
+    given: dict[str, Any] = json.loads(re.sub(r"\bshop\b", app, json.dumps(GIVEN["release"])))
     given["health"]["successes"] = 1
     given.update(
         # What is secret is masked in what was captured.
@@ -82,8 +83,7 @@ def release(number: int, app: str = "shop", **more: Any) -> dict[str, Any]:
         build=f"{number:016x}",
         pool=0,
     )
-    given.update(more)
-    return given
+    return {**given, **more}
 
 
 def build_of(number: int, app: str = "shop") -> str:
@@ -110,7 +110,7 @@ def points(effects: list[str], number: int, must: str = "$^") -> list[tuple[str,
     chosen = {point for point in kept if ALL or re.search(must, point[0])}
     others = sorted(kept - chosen)
     chosen |= {*random.Random(SEED).sample(others, max(0, min(number - len(chosen), len(others))))}
-    assert len(chosen) > 2, effects
+    assert len(chosen) > 2, effects  # else no effect was seen, and nothing is tried
     return [point for point in numbered if point in chosen]
 
 
@@ -153,7 +153,9 @@ def test_first_run_killed_at_each_task_is_finished_by_the_next(there: Host) -> N
     for line in capture.read_text().splitlines():
         entry = json.loads(line)
         GIVEN[entry["action"].rpartition(".")[2]] = entry["args"]
+    began = time.monotonic()
     there.unchanged()
+    there.usual = time.monotonic() - began
     there.output(f"cp -a /srv/asgi/shop/builds/{GIVEN['release']['build']} {REFERENCE}")
 
 
@@ -184,9 +186,8 @@ def test_release_killed_anywhere_and_wanted_again(there: Host) -> None:
         assert set(found["builds"].values()) == {whole}, f"a build is not whole: {found['builds']}"
         there.finishes("release", wanted, wanted=wanted["id"])
 
-    chosen = points(
-        effects, 16, must=r"_switch/point|_switch\S*/mark rename|_retire|/_write_release rename|_prune.*json$"
-    )
+    must = r"_switch/point|_switch\S*/mark rename|_retire|/_write_release rename|_prune.*json$"
+    chosen = points(effects, 14, must)
     with there.asked_all_the_time():
         at_each(chosen, attempt, start=16)
         # In between: while the release starts.
@@ -287,7 +288,7 @@ def test_migration_killed_anywhere(there: Host) -> None:
         assert there.run(f"ls /var/lib/asgi/shop/ended-*{present['id']}").returncode == 0, "it has not migrated"
 
     with there.asked_all_the_time():
-        at_each(points(effects, 4, must="mark rename"), attempt, start=4001)
+        at_each(points(effects, 3, must="mark rename"), attempt, start=4001)
         running = next(effect for effect in effects if re.search("_run_migrate.*Popen systemctl .*start", effect))
         attempt(4100, {"kill": running, "delay": 0.5})
         attempt(4200, {"kill": running, "delay": 0.5}, wanted_again=False)
@@ -417,7 +418,9 @@ def nginx_is(there: Host, numbers: tuple[int, ...]) -> None:
     """See that Nginx serves the application and one of *numbers*, and would start again as it is on disk."""
     there.output("nginx -t -q")
     answer = plain_answer(there.address, 8099)
-    assert answer in map(str, numbers), f"Nginx runs configuration {answer}, expected one of {numbers}"
+    assert answer in [str(number) for number in numbers], (
+        f"Nginx runs configuration {answer}, expected one of {numbers}"
+    )
     there.serves(times=1)
 
 
@@ -516,18 +519,18 @@ def kill_a_module(there: Host, play: Play) -> None:
     play.wait()
 
 
+def passed(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
 def test_play_killed_at_random_moments(there: Host) -> None:
     moments = random.Random(SEED)
-    version(there, "2.0.0")
-    began = time.monotonic()
-    there.converge()
-    usual = time.monotonic() - began
     with there.asked_all_the_time():
-        for number, what in enumerate(["play", "module", "play"] * (4 if ALL else 1)):
+        for number, what in enumerate(["play", "module"] * (6 if ALL else 1)):
             wanted = version(there, f"3.0.{number}")
             play = there.play()
-            kill_at = time.monotonic() + usual * moments.uniform(0.35, 0.95)
-            wait_for("the moment", lambda at=kill_at: time.monotonic() > at, seconds=300)
+            kill_at = time.monotonic() + there.usual * moments.uniform(0.5, 1.5)
+            wait_for("the moment", functools.partial(passed, kill_at), seconds=300)
             if what == "play":
                 play.kill()
             else:
@@ -590,7 +593,8 @@ def test_two_plays_at_once(there: Host) -> None:
         found = there.survey(drained=True)
         assert found["half"] == []
         assert there.ask().version in ("5.0.0", "5.0.1")
-        there.converges()
+        there.converge()
+        there.settled()
     assert there.ask().version == "5.0.0"
 
 
@@ -616,54 +620,7 @@ def test_disk_full_at_any_write_of_a_release(there: Host) -> None:
         there.finishes("release", wanted, wanted=wanted["id"])
 
     with there.asked_all_the_time():
-        at_each(points(writing, 6, must="point|release.json"), attempt, start=8001)
-
-
-def test_disk_full_for_real(there: Host) -> None:
-    """Another application has a small file system of its own."""
-    full = {
-        "name": "full",
-        "app": "main:app",
-        "source": {"path": str(there.work / "full")},
-        "domains": ["full.test"],
-        "workers": 1,
-        "health": {"path": "/healthz"},
-        "drain": 1,
-        "keep_releases": 2,
-    }
-    shutil.copytree(there.source, there.work / "full")
-    there.output("mkdir -p /srv/asgi/full && mount -t tmpfs -o size=500m,mode=755 asgi-full /srv/asgi/full")
-    there.converge(test_others=[full])
-    live = there.ask("full").release
-    filling = (
-        "dd if=/dev/zero of=/srv/asgi/full/filling bs=1M status=none; df --output=avail /srv/asgi/full | tail -n 1"
-    )
-    try:
-        # No block is left, but for a few megabytes in which a build begins.
-        there.output(f"{filling}; truncate -s -6M /srv/asgi/full/filling")
-        (there.work / "full/VERSION").write_text("6.0.0\n")
-        code, said = there.play(variables={"test_others": [full]}).wait()
-        assert code != 0, said
-        assert re.search(r"full: .*the disk is full", said), said
-        assert there.ask("full").release == live
-        assert [name for name in there.survey("full")["left"] if "full/filling" not in name] == []
-        there.output("rm /srv/asgi/full/filling")
-        there.converge(test_others=[full])
-        assert there.ask("full").version == "6.0.0"
-        there.survey("full", drained=True)
-        live = there.ask("full").release
-        # The same code, another environment: only the release has to be written.
-        there.output(filling)
-        code, said = there.play(variables={"test_others": [{**full, "environment": {"A": "B"}}]}).wait()
-        assert code != 0, said
-        assert re.search(r"full: .*the disk is full", said), said
-        assert there.ask("full").release == live
-        there.output("rm /srv/asgi/full/filling")
-        there.converges(test_others=[{**full, "environment": {"A": "B"}}])
-        there.settled("full")
-    finally:
-        there.run("systemctl stop asgi-full.service; umount -l /srv/asgi/full")
-    there.converge(test_others=[{"name": "full", "state": "absent"}])
+        at_each(points(writing, 4, must="point|release.json"), attempt, start=8001)
 
 
 def test_index_unreachable(there: Host) -> None:
@@ -678,5 +635,54 @@ def test_index_unreachable(there: Host) -> None:
     assert there.serves().release == live
     assert there.survey()["builds"] == builds
     there.settled()
-    there.converges()
+    there.converge()
+    there.settled()
     assert there.serves().release != live
+
+
+def test_disk_full_for_real(there: Host) -> None:
+    """Another application has a small file system of its own."""
+    full = {
+        "name": "full",
+        "app": "main:app",
+        "source": {"path": str(there.work / "full")},
+        "domains": ["full.test"],
+        "workers": 1,
+        "health": {"path": "/healthz"},
+        "drain": 1,
+        "keep_releases": 2,
+    }
+    filling = "dd if=/dev/zero of=/srv/asgi/full/filling bs=1M status=none; true"
+    empty = "rm /srv/asgi/full/filling"
+    shutil.copytree(there.source, there.work / "full")
+    there.output("mkdir -p /srv/asgi/full && mount -t tmpfs -o size=500m,mode=755 asgi-full /srv/asgi/full")
+    try:
+        there.converge(test_others=[full])
+        live = there.serves("full").release
+        # No block is left, but for a few megabytes in which a build begins.
+        there.output(f"{filling}; truncate -s -6M /srv/asgi/full/filling")
+        (there.work / "full/VERSION").write_text("6.0.0\n")
+        code, said = there.play(variables={"test_others": [full]}).wait()
+        assert code != 0, said
+        assert re.search(r"full: .*the disk is full", said), said
+        assert there.serves("full").release == live
+        there.settled("full")
+        there.output(empty)
+        capture = there.work / "capture-full"
+        code, said = there.play(variables={"test_others": [full]}, capture=capture).wait()
+        assert code == 0, said
+        assert there.serves("full").version == "6.0.0"
+        there.settled("full")
+        # The same build, other settings: only the release has to be written.
+        entries = [json.loads(line) for line in capture.read_text().splitlines()]
+        given = [entry["args"] for entry in entries if entry["action"].endswith(".release")][-1]
+        other = {**given, "secrets": "", "environment": {"A": "B"}, "id": "abcdef", "pool": 0}
+        live = there.serves("full").release
+        there.output(filling)
+        done = there.module("release", other)
+        assert re.search("^full: .*the disk is full", done.get("failed", "")), done
+        assert there.serves("full").release == live
+        there.output(empty)
+        there.finishes("release", other, app="full", wanted="abcdef")
+    finally:
+        there.run("systemctl stop asgi-full.service; umount --lazy /srv/asgi/full")

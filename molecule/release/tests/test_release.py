@@ -121,7 +121,7 @@ def test_bare_host_serves(stack: driver.Stack, story: Story) -> None:
     source = stack.source("first", VERSION="1.0.0\n")
     stack.play("site", demo(source), other(source)).must()
     assert version(stack) == "1.0.0"
-    now_live(stack, story)
+    story.builds["first"] = now_live(stack, story)["build"]
     story.begin()
 
 
@@ -390,15 +390,19 @@ def test_pruning_keeps_what_is_needed(stack: driver.Stack, story: Story) -> None
     running = stack.running("demo")
     stack.play("site", demo(stack.source("ninth", VERSION="9.0.0\n"), keep_releases=2)).must()
     live = now_live(stack, story)["release"]
-    assert len(before) > 3, "there was nothing to prune"
-    left = stack.releases("demo")
-    assert {live, previous} <= set(left)
-    # What was draining when the play began may have ended since.
-    assert set(left) <= {live, previous} | running
-    assert set(left) >= {live, previous} | stack.running("demo")
-    assert stack.builds("demo") == {stack.about("demo", release)["build"] for release in left}
+    left = set(stack.releases("demo"))
+    assert len(before) > 5, "there was nothing to prune"
+    # What was draining when the play began may have ended since; a few that failed are kept to be looked at.
+    assert left >= {live, previous} | stack.running("demo")
+    rest = left - {live, previous} - running
+    assert rest < story.failed
+    assert len(rest) <= 2
+    # A build that no release uses may be the one of a play that goes on beside this one; an old one is gone.
+    used = {stack.about("demo", release)["build"] for release in left}
+    assert used <= stack.builds("demo")
+    assert story.builds["first"] not in stack.builds("demo") - used
     settings = stack.host.sh("cd /etc/systemd/system && ls -d asgi-demo@*.service.d").split()
-    assert {name.removeprefix("asgi-demo@").removesuffix(".service.d") for name in settings} == set(left)
+    assert {name.removeprefix("asgi-demo@").removesuffix(".service.d") for name in settings} == left
 
 
 def test_status_tells_what_runs(stack: driver.Stack, story: Story) -> None:
@@ -543,7 +547,7 @@ def test_streams_of_drained_releases_ended_properly(story: Story) -> None:
 # --- workers that die or hang ----------------------------------------------------------------------------------------
 
 
-ONLY_GET = {"rates": "get_kept=60,get_new=30,post_kept=0,post_slow=0", "streams": "ws=0,sse=0"}
+ONLY_GET: dict[str, Any] = {"rates": "get_kept=60,get_new=30,post_kept=0,post_slow=0", "streams": "ws=0,sse=0"}
 
 # Asks the live release itself, without Nginx, which would ask another worker when this one dies.
 BLOCK = """
@@ -592,8 +596,7 @@ def test_killed_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) 
     assert stack.main_pid("demo") == main, "the whole server was started again"
     for loss in driver.losses(summary):
         in_flight = [loss["sent"] <= end and begin <= loss["at"] <= end + 1 for begin, end in kills]
-        assert any(in_flight), explain(story, summary)
-    assert summary["lost"] <= len(kills), explain(story, summary)
+        assert any(in_flight), f"{kills}: {explain(story, summary)}"
 
 
 def test_hung_worker_is_replaced(quick_to_notice: driver.Stack, story: Story) -> None:
