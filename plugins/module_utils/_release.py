@@ -350,7 +350,9 @@ def _sweep(root: Path, name: str, outcome: Outcome) -> None:
     """Remove what runs that were cut off left on the disk."""
     folder = root / "releases"
     left = [path for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
-    left += [*folder.glob("*/.*.new"), *root.glob(".live.new"), *UNITS.glob(f".asgi-{name}@*.service.d.gone")]
+    left += [*folder.glob("*/.*.new"), *UNITS.glob(f".asgi-{name}@*.service.d.gone")]
+    if (root / ".live.new").is_symlink():
+        left.append(root / ".live.new")
     for path in left:
         _system.remove(path)
     hooks = re.compile(rf"asgi\.migrate-{re.escape(name)}-\d+-[0-9a-f]+\.service")

@@ -71,7 +71,7 @@ def markers_last() -> None:
         def __next__(self) -> Any:
             return next(self.entries)
 
-        def __enter__(self) -> Listing:
+        def __enter__(self) -> Any:
             return self
 
         def __exit__(self, *_error: object) -> None:
@@ -208,6 +208,7 @@ def main() -> None:
     AnsibleModule.params = plan["args"]
     markers_last()
     watch = Watch(plan)
+    said: dict[str, Any] = {}
     sys.addaudithook(watch)
     try:
         watch.active = True
