@@ -87,9 +87,9 @@ def release(number: int, app: str = "shop", **more: Any) -> dict[str, Any]:
 
 
 def build_of(number: int, app: str = "shop") -> str:
-    """The command that puts the complete build of such a release on the host."""
-    folder = f"/srv/asgi/{app}/builds"
-    return f"mkdir -p {folder} && rm -rf {folder}/{number:016x} && cp -al {REFERENCE} {folder}/{number:016x}"
+    """The command that has the complete build of such a release on the host."""
+    build = f"/srv/asgi/{app}/builds/{number:016x}"
+    return f"{{ mkdir -p {build.rpartition('/')[0]}; test -e {build}/build.json || cp -al {REFERENCE} {build}; }}"
 
 
 def points(effects: list[str], number: int, must: str = "$^") -> list[tuple[str, int]]:
