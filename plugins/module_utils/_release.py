@@ -281,6 +281,16 @@ def rollback_candidates(root: Path, current: Release | None) -> list[Release]:
     return [release for release in reversed(buildable) if release.state["state"] != "failed"]
 
 
+def _before(root: Path, current: Release | None) -> Release | None:
+    """Return the last release before *current* that was live and is not the same thing, as after a restart."""
+    for release in rollback_candidates(root, current):
+        if current is None:
+            return release
+        if release.generation < current.generation and release.info["digest"] != current.info["digest"]:
+            return release
+    return None
+
+
 def _rollback_target(name: str, root: Path, current: Release | None, wanted: str | None) -> Release:
     candidates = rollback_candidates(root, current)
     if wanted:
@@ -291,11 +301,9 @@ def _rollback_target(name: str, root: Path, current: Release | None, wanted: str
                 return release
         has = ", ".join(release.instance for release in candidates) or "none"
         raise HostError(f"{name}: found no release {wanted} to roll back to, expected one that was live before ({has})")
-    for release in candidates:
-        if current is None:
-            return release
-        if release.generation < current.generation and release.info["digest"] != current.info["digest"]:
-            return release
+    before = _before(root, current)
+    if before is not None:
+        return before
     raise HostError(f"{name}: there is no release to roll back to: none before this one was live, or they were pruned")
 
 
@@ -433,7 +441,11 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
         _enable(new.name, now=False)  # before it is live, so that a boot right after finds it
         _system.point(root / "live", f"releases/{new.instance}")
     except BaseException as error:
-        _give_up(root, new, str(error))
+        now = live(root)
+        if (
+            now is None or now.instance != new.instance
+        ):  # else it was the very last step of the switch that failed, and the next run goes on
+            _give_up(root, new, str(error))
         raise
     new.mark("live")
     _enable(new.name, now=True)
@@ -866,8 +878,8 @@ def _prune(root: Path, wanted: Release) -> None:
     current = live(root)
     been_live = [release for release in found if "live_at" in release.state]
     others = [release for release in found if "live_at" not in release.state]
-    before = [release for release in been_live if release != current][-1:]
-    spared = [*been_live[-wanted.settings.keep :], *others[-_KEEP_OTHERS:], *before, wanted]
+    latest = [release for release in been_live if release != current][-1:]
+    spared = [*been_live[-wanted.settings.keep :], *others[-_KEEP_OTHERS:], *latest, wanted, _before(root, current)]
     kept = {release.instance for release in (*spared, current) if release is not None} | running(wanted.name)
     for release in found:
         if release.instance not in kept:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -1118,3 +1119,34 @@ def test_what_a_power_cut_left_is_put_right(host: Host) -> None:
     }
     assert old.state["state"] == "retired"
     assert _release.deploy(host.request(build="b2")).did == []
+
+
+def test_restarts_do_not_push_out_what_can_be_rolled_back_to(host: Host) -> None:
+    put(host, "0001-a", state="retired", live_at="x")
+    for generation in range(2, 6):
+        put(host, f"000{generation}-b", state="retired", live_at="x")
+        path = host.root / "releases" / f"000{generation}-b" / "release.json"
+        path.write_text(path.read_text().replace(f'"digest": "000{generation}-b"', '"digest": "b"'))
+    assert _prune(host, "0005-b", 2) == ["0001-a", "0004-b", "0005-b"]
+    assert _release._before(host.root, _release.live(host.root)) == _release.releases(host.root)[0]
+
+
+def test_a_switch_that_fails_after_its_rename_leaves_the_new_release_live(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.deploy()
+    point = _system.point
+
+    def failing(link: Path, target: str) -> None:
+        point(link, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(_system, "point", failing)
+    host.build("b2")
+    with pytest.raises(HostError, match="Input/output error"):
+        _release.deploy(host.request(id="bbbb", build="b2"))
+    new = _release.live(host.root)
+    assert new is not None
+    assert new.info["id"] == "bbbb"
+    assert new.state["state"] != "failed"
+    assert f"asgi-shop@{new.instance}.service" in host.active
