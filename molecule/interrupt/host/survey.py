@@ -15,6 +15,7 @@ import json
 import os
 import pwd
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -64,6 +65,17 @@ def processes(user: str) -> list[list[str]]:
         except OSError:
             continue
     return found
+
+
+def connects(path: Path) -> bool:
+    """Return whether a new connection to a release is taken, as Nginx makes it when it has no pooled one."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def application(name: str) -> dict[str, Any]:
@@ -122,6 +134,7 @@ def application(name: str) -> dict[str, Any]:
         "releases": sorted(releases),
         "states": states,
         "builds": builds,
+        "connects": live is not None and connects(root / "live/app.sock"),
         "half": half,
         "left": sorted(left),
         "boot": sorted(boot) == ["ActiveState=active", "UnitFileState=enabled"],

@@ -162,6 +162,15 @@ def test_first_run_killed_at_each_task_is_finished_by_the_next(there: Host) -> N
 # --- a release -------------------------------------------------------------------------------------------------------
 
 
+def still_serves(there: Host) -> dict[str, Any]:
+    """See that what is live is whole and serves, right after a kill. Return what is there."""
+    there.serves()
+    found = there.survey()
+    assert found["connects"], f"nothing takes a new connection to {found['live']}"
+    assert found["half"] == [], found["half"]
+    return found
+
+
 def recorded(there: Host, name: str, arguments: dict[str, Any], before: str = "true") -> list[str]:
     """Return the effects of a whole run of a module."""
     done = there.module(name, arguments, before=before, record=True)
@@ -180,9 +189,7 @@ def test_release_killed_anywhere_and_wanted_again(there: Host) -> None:
         wanted = release(number)
         done = there.module("release", wanted, before=build_of(number), **plan)
         assert "killed" in done or "delay" in plan, "not reached"
-        there.serves()
-        found = there.survey()
-        assert found["half"] == [], found["half"]
+        found = still_serves(there)
         assert set(found["builds"].values()) == {whole}, f"a build is not whole: {found['builds']}"
         there.finishes("release", wanted, wanted=wanted["id"])
 
@@ -203,7 +210,7 @@ def test_release_killed_before_the_switch_and_not_wanted_any_more(there: Host) -
 
     def attempt(number: int, plan: dict[str, Any]) -> None:
         assert "killed" in there.module("release", release(number), before=build_of(number), **plan), "not reached"
-        there.serves()
+        still_serves(there)
         there.finishes("release", release(1024), wanted=release(1024)["id"])
 
     with there.asked_all_the_time():
@@ -251,7 +258,7 @@ def test_restart_and_rollback_killed_anywhere(there: Host, state: str) -> None:
     def attempt(_number: int, plan: dict[str, Any]) -> None:
         there.output(build_of(3001))
         assert "killed" in there.module("release", release(0, state=state), **plan), "not reached"
-        there.serves()
+        still_serves(there)
         there.output(build_of(3001))
         there.finishes("release", stays, wanted=stays["id"])
 
