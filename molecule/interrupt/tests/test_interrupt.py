@@ -556,7 +556,7 @@ def test_connection_cut_in_the_middle(there: Host) -> None:
     wanted = version(there, "4.0.0")
     more = {"hooks": {"build": ["sleep 3", "echo built >made"]}}
     play = there.play(variables={"test_more": more})
-    wait_for("the build is at its hook", lambda: "sleep" in there.output("cat /proc/[0-9]*/comm"), seconds=120)
+    wait_for("the build is at its hook", lambda: "sleep" in there.run("cat /proc/[0-9]*/comm").stdout, seconds=120)
     play.kill()
     with there.asked_all_the_time():
         there.converge(test_more=more)
