@@ -26,6 +26,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 DOMAIN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 URL_PATH = re.compile(r"/[A-Za-z0-9._~!&'()*+,=:@%/-]*")
+ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+-]+"
 RELATIVE_PATH = re.compile(rf"{_STEP}(?:/{_STEP})*")
 PACKAGE = re.compile(
@@ -210,12 +211,17 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
         problems.append(f"workers: found {_show(workers)}, expected auto or a whole number from 1")
     for key, least in (("keep_releases", 1), ("drain", 0), ("max_body_size", 1), ("request_timeout", 1)):
         _check_least(app, key, least, problems, key)
+    if app.get("root_path") not in (None, ""):
+        check("root_path", app.get("root_path"), ROOT_PATH, "a path such as /shop, without a / at the end")
     _check_sizing(app.get("sizing"), problems)
     health = app.get("health")
     if isinstance(health, t.Mapping):
         check("health.path", health.get("path"), URL_PATH, "a path that begins with /")
         for key in ("timeout", "successes"):
             _check_least(health, key, 1, problems, f"health.{key}")
+        interval = health.get("interval")
+        if isinstance(interval, (int, float)) and not isinstance(interval, bool) and not 0 <= interval <= 60:
+            problems.append(f"health.interval: found {interval}, expected seconds from 0 to 60")
         for index, status in enumerate(_list(health.get("status"))):
             if _is_whole(status, None) and not 100 <= int(status) <= 599:
                 problems.append(f"health.status[{index}]: found {_show(status)}, expected an HTTP status")

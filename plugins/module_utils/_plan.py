@@ -38,13 +38,14 @@ def plan(
     :param spec: the options of one application (see :mod:`_model`).
     :param sizing: for each name ``{workers, reason, …}``, as :mod:`_sizing` returns it.
     :param sources: for each name what :mod:`_source` resolved: ``{kind, digest, revision, …}``.
-    :param servers: for each server its room's description: ``{requirements, options, argv, files, type}``.
+    :param servers: for each declared server its room's description: ``{requirements, options, argv, files}`` and,
+        each optional, ``environment_file`` (one of the files) and ``binds`` (it makes its socket itself).
     :param root: the directory of builds and releases on the host.
     """
     return [
         _absent(app["name"], root)
         if app.get("state") == "absent"
-        else _present(app, _model.resolve(app, spec), sizing, sources, servers, root)
+        else _present(app, spec, sizing, sources, servers, root)
         for app in apps
     ]
 
@@ -56,19 +57,24 @@ def _absent(name: str, root: str) -> dict[str, t.Any]:
 
 def _present(
     declared: t.Mapping[str, t.Any],
-    app: dict[str, t.Any],
+    spec: _model.Spec,
     sizing: t.Mapping[str, t.Mapping[str, t.Any]],
     sources: t.Mapping[str, t.Mapping[str, t.Any]],
     servers: t.Mapping[str, t.Mapping[str, t.Any]],
     root: str,
 ) -> dict[str, t.Any]:
+    app = _model.resolve(declared, spec)
     name = app["name"]
     live = f"{root}/{name}/live"
     sized = sizing[name]
     application = f"{app['app']}()" if app["factory"] else app["app"]
-    places = {"release": f"{root}/{name}/releases/%i", "application": application}
+    places = {
+        "release": f"{root}/{name}/releases/%i",
+        "application": application,
+        "socket": f"/run/asgi-{name}/%i/app.sock",
+    }
     planned = {
-        **{key: value for key, value in app.items() if key not in ("secrets", "sizing", *servers)},
+        **{key: value for key, value in app.items() if key not in ("secrets", "sizing", *spec["server"]["choices"])},
         "root": f"{root}/{name}",
         "user": f"asgi-{name}",
         "source": dict(sources[name]),
@@ -123,8 +129,8 @@ def _identity(planned: t.Mapping[str, t.Any]) -> str:
     It stands for what runs, not for how the edge treats it (a new domain is no new release). It leaves out what
     differs between hosts (the worker count) and the values of secrets, because the id is public.
     """
-    keys = ("name", "application", "requirements", "environment", "secret_names", "network", "sandbox", "hooks")
-    what = {key: planned[key] for key in keys}
-    what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv", "type")}
+    keys = ("name", "application", "root_path", "requirements", "environment", "secret_names", "network", "sandbox")
+    what = {key: planned[key] for key in (*keys, "hooks")}
+    what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv")}
     what["source"] = planned["source"]["digest"]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -39,7 +39,7 @@ EDGE_GROUP = "www-data"
 OWN_DIRECTORIES = ("/var/lib/asgi", "/var/cache/asgi", "/var/log/asgi")
 JOURNAL_LINES = 20  # from its beginning, and from its end
 _KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
-_POLL = 0.25  # seconds between two questions for health
+_POLL = 0.25  # seconds between two questions for health while there is no healthy answer
 _PROBE_TIMEOUT = 5.0  # seconds that one answer may take
 _WORKER_DEATHS = 3  # a new release that lost so many workers before it was healthy is in a crash loop
 
@@ -63,6 +63,7 @@ class Health:
     contains: str = ""
     timeout: float = 60
     successes: int = 3
+    interval: float = 1  # between two healthy answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Request:
     boot: str  # text of the unit that starts what is live
     override: str  # text of the instance's own settings
     files: t.Mapping[str, str]
+    binds: bool  # the server makes its socket itself, else systemd does
     environment: t.Mapping[str, str]
     secrets: t.Mapping[str, str] = dataclasses.field(repr=False)
     migrate: tuple[str, ...]  # shell commands
@@ -135,12 +137,19 @@ class Release:
 
     @property
     def socket_unit(self) -> str:
-        """The unit that holds its socket."""
+        """The unit that holds its socket, where the server does not make it itself."""
         return f"asgi-{self.name}@{self.instance}.socket"
+
+    @property
+    def units(self) -> list[str]:
+        """The units that it consists of, in the order in which they are started."""
+        return [self.service] if self.info.get("binds") else [self.socket_unit, self.service]
 
     @property
     def socket_path(self) -> Path:
         """The socket that it listens on."""
+        if self.info.get("binds"):
+            return Path(f"/run/asgi-{self.name}/{self.instance}/app.sock")
         return RUN / self.name / f"{self.instance}.sock"
 
     @property
@@ -406,7 +415,7 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
     if _install_units(request, current, check):
         outcome.did.append("units written")
     boot = f"asgi-{request.name}.service"
-    states = [_show(unit).get("ActiveState") for unit in (current.service, current.socket_unit)]
+    states = [_show(unit).get("ActiveState") for unit in current.units]
     if not all(state in ("active", "activating", "reloading") for state in states):
         outcome.did.append(f"{current.service} started")
         if not check:
@@ -479,6 +488,7 @@ def _stage(request: Request) -> Release:
         "build": request.build,
         "digest": request.digest(),
         "user": request.user,
+        "binds": request.binds,
         "settings": dataclasses.asdict(request.settings),
     }
     files = {**_configuration(request), "release.json": _as_json(info)}
@@ -574,8 +584,9 @@ def _start(root: Path, release: Release) -> None:
     :raises ReleaseFailed: it does not become so.
     """
     since = time.time()
-    _system.systemctl("reset-failed", release.service, release.socket_unit)
-    _must(_system.systemctl("start", release.socket_unit), f"{release.socket_unit} does not start")
+    _system.systemctl("reset-failed", *release.units)
+    for unit in release.units[:-1]:
+        _must(_system.systemctl("start", unit), f"{unit} does not start")
     _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
     health = release.settings.health
     reason = _await_health(release.service, release.socket_path, health)
@@ -629,7 +640,7 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
         answered = answered or not problem  # what ends before may be a command that it runs to start
         good = 0 if problem else good + 1
         last = problem or last
-        time.sleep(_POLL)
+        time.sleep(_POLL if problem else health.interval)
 
 
 def probe(path: Path, health: Health, timeout: float = _PROBE_TIMEOUT) -> str | None:
@@ -723,7 +734,7 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
 
 #: What a hook's unit does not take over from the service: how it is started again, and what belongs to a server.
 _NOT_FOR_HOOKS = re.compile(
-    r"(Type|ExecStart|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
+    r"(Type|NotifyAccess|ExecStart(Pre)?|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
 )
 
 
@@ -807,7 +818,7 @@ def _retire(old: Release, settings: Settings) -> None:
         f"sleep {settings.pool:g}; until=$(($(date +%s) + {int(settings.drain)})); "
         # Of a unix socket's lines in /proc/net/unix, state 03 is a connection, and the last column the path.
         f"while grep -Eq ' 03 +[0-9]+ {listening}$' /proc/net/unix && [ $(date +%s) -lt $until ]; do sleep 1; done; "
-        f"exec systemctl stop {old.socket_unit} {old.service}"
+        f"exec systemctl stop {' '.join(old.units)}"
     )
     unit = drain_unit(old.name, old.instance)
     command = [

@@ -80,6 +80,10 @@ options:
     description: Files of the release's directory, by name.
     type: dict
     default: {}
+  binds:
+    description: Whether the server makes its socket itself, C(/run/asgi-NAME/RELEASE/app.sock). Else systemd does.
+    type: bool
+    default: false
   environment:
     description: Environment variables.
     type: dict
@@ -119,6 +123,10 @@ options:
         description: So many healthy answers in a row.
         type: int
         default: 3
+      interval:
+        description: Seconds between two of them. What crashes meanwhile is not healthy.
+        type: float
+        default: 1
   keep:
     description: So many releases stay on the host.
     type: int
@@ -231,6 +239,7 @@ def main() -> None:
             "override": {"type": "str"},
             "migrate": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "dict", "default": {}},
+            "binds": {"type": "bool", "default": False},
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "str", "no_log": True, "default": ""},
             "health": {
@@ -244,6 +253,7 @@ def main() -> None:
                     "contains": {"type": "str"},
                     "timeout": {"type": "int", "default": 60},
                     "successes": {"type": "int", "default": 3},
+                    "interval": {"type": "float", "default": 1},
                 },
             },
             "keep": {"type": "int", "default": 5},
@@ -294,6 +304,7 @@ def _request(given: dict[str, t.Any]) -> _release.Request:
         boot=given["boot"],
         override=given["override"],
         files=given["files"],
+        binds=given["binds"],
         environment={key: str(value) for key, value in given["environment"].items()},
         secrets=_release.unseal(given["secrets"]),
         migrate=tuple(given["migrate"]),
@@ -306,6 +317,7 @@ def _request(given: dict[str, t.Any]) -> _release.Request:
                 contains=health["contains"] or "",
                 timeout=health["timeout"],
                 successes=health["successes"],
+                interval=health["interval"],
             ),
             keep=given["keep"],
             drain=given["drain"],

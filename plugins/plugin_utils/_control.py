@@ -27,11 +27,12 @@ def application_spec() -> dict[str, t.Any]:
     """
     options = _specs("app")["application"]["options"]
     for server in options["server"]["choices"]:
-        options[server]["options"] = {
+        own = {
             key[len(server) + 1 :]: {name: value for name, value in option.items() if name != "default"}
             for key, option in _specs(server)["main"]["options"].items()
             if not key.endswith(("_requirements", "_template"))
         }
+        options[server] = {"type": "dict", "options": own}
     return t.cast("dict[str, t.Any]", options)
 
 

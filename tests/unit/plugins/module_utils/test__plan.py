@@ -21,8 +21,7 @@ ROOM: dict[str, t.Any] = {
     "requirements": ["gunicorn>=25"],
     "options": {"timeout": 60, "extra": {}, "preload": False},
     "argv": ["{release}/build/venv/bin/gunicorn", "--config", "{release}/gunicorn.conf.py", "{application}"],
-    "config": {"name": "gunicorn.conf.py", "template": "t.j2"},
-    "type": "notify",
+    "files": {"gunicorn.conf.py": "t.j2"},
 }
 
 

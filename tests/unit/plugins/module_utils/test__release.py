@@ -45,6 +45,7 @@ def request(root: Path, **more: t.Any) -> Request:
         "boot": "[Unit]\n",
         "override": "[Service]\n",
         "files": {"gunicorn.conf.py": "workers = 2\n"},
+        "binds": False,
         "environment": {"LOG_LEVEL": "info"},
         "secrets": {"TOKEN": "hunter2-canary"},
         "migrate": (),

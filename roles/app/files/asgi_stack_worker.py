@@ -1,0 +1,152 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands around an application in each worker, whatever the server: `Guard`.
+
+Servers differ in what they take over from a proxy, in when they call themselves ready, and in whether they notice an
+event loop that is blocked. This makes them equal. Standard library only, Python 3.10 and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import importlib
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def load(import_string: str) -> Application:
+    """Return the application that `module:attribute` names; with `()` at the end, what that function returns.
+
+    :raises ImportError: there is no such module.
+    :raises AttributeError: the module has no such attribute.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _colon, attribute = import_string.removesuffix("()").partition(":")
+    found: Any = importlib.import_module(module)
+    for name in attribute.split("."):
+        found = getattr(found, name)
+    application: Application = found() if import_string.endswith("()") else found
+    return application
+
+
+class Guard:
+    """An ASGI application around another one.
+
+    :param root_path: the path below which the application is mounted, such as ``/shop``.
+    :param timeout: seconds that the event loop may be blocked. After that the stacks of all threads are written to
+        standard error and the process ends; the server replaces it. 0 leaves that to the server.
+    :param beat: is called each second while the application starts, for a server that wants a sign of life then too.
+    :param notify: systemd's notification socket; it is told when the application has started.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        root_path: str = "",
+        timeout: float = 0,
+        beat: Callable[[], None] | None = None,
+        notify: str | None = None,
+    ) -> None:
+        self.application = application
+        self.root_path = root_path
+        self.timeout = timeout
+        self.beat = beat
+        self.notify = os.environ.get("NOTIFY_SOCKET") if notify is None else notify
+        self.started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        if not self.started:
+            self._start()  # the server does not speak the lifespan protocol
+        if self.root_path:
+            scope["root_path"] = self.root_path
+        take_client(scope)
+        await self.application(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan protocol through, and see when the application has started."""
+        failed = False
+
+        async def seen(message: Message) -> None:
+            nonlocal failed
+            failed = failed or message["type"] == "lifespan.startup.failed"
+            if message["type"] == "lifespan.startup.complete":
+                self._start()
+            await send(message)
+
+        beating = asyncio.ensure_future(self._beat())
+        try:
+            await self.application(scope, receive, seen)
+        finally:
+            beating.cancel()
+            if not failed and not self.started:
+                self._start()  # it does not speak the protocol, which is no mistake
+
+    async def _beat(self) -> None:
+        while self.beat is not None and not self.started:
+            self.beat()
+            await asyncio.sleep(1)
+
+    def _start(self) -> None:
+        self.started = True
+        if self.timeout:
+            self._watch(asyncio.get_running_loop())
+        if self.notify:
+            _tell(self.notify, "READY=1")
+            self.notify = ""
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
+        faulthandler.dump_traceback_later(self.timeout, exit=True)
+        loop.call_later(min(1.0, self.timeout / 5), self._watch, loop)
+
+
+def take_client(scope: Scope) -> None:
+    """Take the client's address and scheme from what the proxy says, in place.
+
+    Only where the connection came over a unix socket, which is ours alone; there the server knows of no address.
+    The proxy sends one value in each header, and replaces what the client sent.
+    """
+    peer = scope.get("client")
+    if peer and _is_address(peer[0]):
+        return
+    for name, value in scope["headers"]:
+        if name == b"x-forwarded-for":
+            address = value.decode("latin-1").strip()
+            scope["client"] = (address, 0) if _is_address(address) else None
+        elif name == b"x-forwarded-proto":
+            scheme = value.decode("latin-1").strip()
+            if scheme in ("http", "https"):
+                secure = scheme == "https"
+                plain = "ws" if scope["type"] == "websocket" else "http"
+                scope["scheme"] = plain + "s" * secure
+
+
+def _is_address(text: object) -> bool:
+    try:
+        ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _tell(address: str, state: str) -> None:
+    """Send *state* to systemd, as sd_notify(3) does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

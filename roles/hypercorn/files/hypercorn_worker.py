@@ -1,0 +1,80 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker of Gunicorn that is a whole Hypercorn, with the settings of hypercorn.toml beside this file.
+
+Gunicorn's supervisor replaces a worker that died or hangs, and waits for those that finish their requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+
+class HypercornWorker(Worker):
+    """Serves the sockets that Gunicorn holds until it is told to stop, or has answered ``max_requests``."""
+
+    def init_signals(self) -> None:
+        """Leave signals to the event loop."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def run(self) -> None:
+        """Serve; end with a status of Gunicorn's that says so if the application does not start."""
+        config = self._config()
+        loop = _new_loop(config.worker_class)
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(self._serve(loop, config))
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop, config: Config) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        beating = loop.create_task(self._beat())
+        try:
+            await serve(self.wsgi, config, shutdown_trigger=stop.wait, mode="asgi")
+        except Exception as error:
+            if self.wsgi.started:
+                raise
+            self.log.error("%s: %s", type(error).__name__, error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        finally:
+            beating.cancel()
+
+    def _config(self) -> Config:
+        config = Config.from_toml(Path(__file__).with_name("hypercorn.toml"))
+        config.bind = [f"fd://{os.dup(listener.fileno())}" for listener in self.sockets]
+        config.max_requests = self.max_requests if self.max_requests < sys.maxsize else None
+        return config
+
+    async def _beat(self) -> None:
+        while True:
+            self.notify()
+            await asyncio.sleep(1)
+
+
+def _new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Return the event loop that ``worker_class`` names; ``auto`` is uvloop's where it is installed.
+
+    :raises ImportError: uvloop was asked for, and is not installed.
+    """
+    if kind == "asyncio":
+        return asyncio.new_event_loop()
+    try:
+        import uvloop
+    except ImportError:
+        if kind == "uvloop":
+            raise
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
