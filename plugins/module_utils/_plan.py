@@ -71,7 +71,7 @@ def _present(
     places = {
         "release": f"{root}/{name}/releases/%i",
         "application": application,
-        "socket": f"/run/asgi-{name}/%i/app.sock",
+        "socket": f"/run/asgi-{name}/%i/edge/app.sock",
     }
     planned = {
         **{key: value for key, value in app.items() if key not in ("secrets", "sizing", *spec["server"]["choices"])},

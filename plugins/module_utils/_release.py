@@ -149,7 +149,7 @@ class Release:
     def socket_path(self) -> Path:
         """The socket that it listens on."""
         if self.info.get("binds"):
-            return Path(f"/run/asgi-{self.name}/{self.instance}/app.sock")
+            return Path(f"/run/asgi-{self.name}/{self.instance}/edge/app.sock")
         return RUN / self.name / f"{self.instance}.sock"
 
     @property

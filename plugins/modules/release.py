@@ -81,7 +81,7 @@ options:
     type: dict
     default: {}
   binds:
-    description: Whether the server makes its socket itself, C(/run/asgi-NAME/RELEASE/app.sock). Else systemd does.
+    description: Whether the server makes its socket itself, C(/run/asgi-NAME/RELEASE/edge/app.sock). Else systemd does.
     type: bool
     default: false
   environment:

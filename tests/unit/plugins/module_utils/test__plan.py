@@ -121,7 +121,7 @@ def test_an_applications_own_options_win_over_the_rooms() -> None:
     found = one(gunicorn={"timeout": "5", "extra": {"x": 1}})["server"]
     assert found["options"] == {"timeout": 5, "extra": {"x": 1}, "preload": False}
     assert found["name"] == "gunicorn"
-    assert found["config"] == ROOM["config"]
+    assert found["files"] == ROOM["files"]
 
 
 def test_options_that_are_not_said_are_the_rooms() -> None:
@@ -158,7 +158,7 @@ def test_the_room_is_not_changed() -> None:
         {"room": {**ROOM, "requirements": ["gunicorn>=26"]}},
         {"room": {**ROOM, "options": {**ROOM["options"], "timeout": 61}}},
         {"room": {**ROOM, "argv": [*ROOM["argv"], "--x"]}},
-        {"room": {**ROOM, "type": "simple"}},
+        {"root_path": "/shop"},
     ],
 )
 def test_another_id(more: dict[str, t.Any]) -> None:
