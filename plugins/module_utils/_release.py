@@ -646,7 +646,15 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
 def probe(path: Path, health: Health, timeout: float = _PROBE_TIMEOUT) -> str | None:
     """Ask the server behind the unix socket *path* once; return None if it is healthy, else what is wrong."""
     connection = _UnixConnection(path, timeout)
-    headers = {"Host": health.host, "X-Forwarded-Proto": health.scheme, "User-Agent": "asgi.stack"}
+    # As Nginx would send it for a client on this host.
+    headers = {
+        "Host": health.host,
+        "X-Forwarded-Host": health.host,
+        "X-Forwarded-Proto": health.scheme,
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Real-IP": "127.0.0.1",
+        "User-Agent": "asgi.stack",
+    }
     where = f"GET {health.path}"
     until = time.monotonic() + timeout
     # The socket's timeout is for each read; an answer that trickles in has to end as well.

@@ -282,7 +282,8 @@ def test_every_default_is_filled_in() -> None:
     assert found["factory"] is False
     assert found["workers"] == "auto"
     assert found["tls"] == {"mode": "self_signed"}
-    assert found["health"] == {"path": "/", "status": [], "contains": None, "timeout": 60, "successes": 3, "interval": 1.0}
+    health = {"path": "/", "status": [], "contains": None, "timeout": 60, "successes": 3, "interval": 1.0}
+    assert found["health"] == health
     assert found["environment"] == found["secrets"] == {}
     assert found["locations"] == []
 
