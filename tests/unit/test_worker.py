@@ -1,0 +1,216 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands around an application in each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "roles/app/files/asgi_stack_worker.py"
+_spec = importlib.util.spec_from_file_location("asgi_stack_worker", FILE)
+assert _spec is not None and _spec.loader is not None
+worker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(worker)
+
+
+class Application:
+    """Speaks the lifespan protocol, unless *lifespan* says otherwise, and keeps the scopes that it was asked with."""
+
+    def __init__(self, lifespan: str = "good") -> None:
+        self.lifespan = lifespan
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        if scope["type"] != "lifespan":
+            return
+        if self.lifespan == "unknown":
+            raise ValueError("only http")
+        if self.lifespan == "silent":
+            return
+        await receive()
+        if self.lifespan == "slow":
+            await asyncio.sleep(1.5)
+        await send({"type": f"lifespan.startup.{'failed' if self.lifespan == 'bad' else 'complete'}"})
+        if self.lifespan == "bad":
+            raise RuntimeError("no database")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[socket.socket]:
+    """Systemd's end of a notification socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.setblocking(False)
+        yield listening
+
+
+def states(told: socket.socket) -> list[bytes]:
+    found = []
+    while True:
+        try:
+            found.append(told.recv(100))
+        except BlockingIOError:
+            return found
+
+
+def start(guard: Any) -> list[Any]:
+    """Have it start; return what it sent."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    try:
+        asyncio.run(guard({"type": "lifespan"}, receive, send))
+    except (RuntimeError, ValueError) as error:
+        sent.append(str(error))
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("lifespan", "sent", "ready"),
+    [
+        ("good", ["lifespan.startup.complete"], True),
+        ("unknown", ["only http"], True),
+        ("silent", [], True),
+        ("bad", ["lifespan.startup.failed", "no database"], False),
+    ],
+)
+def test_systemd_is_told_when_it_has_started(
+    told: socket.socket, lifespan: str, sent: list[str], ready: bool
+) -> None:
+    guard = worker.Guard(Application(lifespan), notify=told.getsockname())
+    assert start(guard) == sent
+    assert guard.started is ready
+    assert states(told) == ([b"READY=1"] if ready else [])
+
+
+def test_a_server_without_the_protocol_is_ready_when_it_is_asked(told: socket.socket) -> None:
+    guard = worker.Guard(Application(), notify=told.getsockname())
+    for __ in range(2):
+        asyncio.run(guard({"type": "http", "headers": [], "client": None}, None, None))
+    assert states(told) == [b"READY=1"]
+
+
+def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert start(worker.Guard(Application())) == ["lifespan.startup.complete"]
+
+
+def test_it_gives_a_sign_of_life_while_it_starts() -> None:
+    beats: list[int] = []
+    start(worker.Guard(Application("slow"), notify="", beat=lambda: beats.append(1)))
+    assert len(beats) >= 2
+
+
+def scope_for(client: Any, *headers: tuple[str, str], kind: str = "http", root_path: str = "") -> Any:
+    """The scope that the application gets for a request over a connection from *client*."""
+    inner = Application()
+    scheme = "ws" if kind == "websocket" else "http"
+    given = {
+        "type": kind,
+        "client": client,
+        "scheme": scheme,
+        "headers": [(name.encode(), value.encode()) for name, value in headers],
+        "root_path": "",
+    }
+    asyncio.run(worker.Guard(inner, notify="", root_path=root_path)(given, None, None))
+    return inner.scopes[0]
+
+
+FORWARDED = (("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https"))
+
+
+@pytest.mark.parametrize("nobody", [None, ("", 0), ["unix:", None]])
+def test_the_proxy_is_believed_over_the_private_socket(nobody: Any) -> None:
+    scope = scope_for(nobody, *FORWARDED)
+    assert (scope["client"], scope["scheme"]) == (("192.0.2.7", 0), "https")
+    assert scope_for(nobody, *FORWARDED, kind="websocket")["scheme"] == "wss"
+    assert scope_for(nobody, ("x-forwarded-for", "2001:db8::1"))["client"] == ("2001:db8::1", 0)
+
+
+@pytest.mark.parametrize("client", [("198.51.100.1", 4711), ("2001:db8::2", 4711)])
+def test_nobody_is_believed_over_a_network(client: Any) -> None:
+    scope = scope_for(client, *FORWARDED)
+    assert (scope["client"], scope["scheme"]) == (client, "http")
+
+
+@pytest.mark.parametrize("value", ["", "unknown", "6.6.6.6, 192.0.2.7", "evil\r\nx"])
+def test_what_is_no_address_is_no_client(value: str) -> None:
+    assert scope_for(None, ("x-forwarded-for", value))["client"] is None
+
+
+@pytest.mark.parametrize("value", ["", "ftp", "https,http"])
+def test_what_is_no_scheme_changes_none(value: str) -> None:
+    assert scope_for(None, ("x-forwarded-proto", value))["scheme"] == "http"
+
+
+def test_the_place_where_it_is_mounted() -> None:
+    assert scope_for(None, root_path="/shop")["root_path"] == "/shop"
+    assert scope_for(None)["root_path"] == ""
+
+
+PROGRAM = f"""
+import asyncio, sys, time
+sys.path.insert(0, {str(FILE.parent)!r})
+from asgi_stack_worker import Guard
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return await send({{"type": "lifespan.startup.complete"}})
+    the_culprit(float(sys.argv[1]))
+
+def the_culprit(seconds):
+    time.sleep(seconds)
+
+async def main():
+    async def send(message):
+        pass
+    guard = Guard(app, timeout=1, notify="")
+    await guard({{"type": "lifespan"}}, None, send)
+    await asyncio.sleep(float(sys.argv[2]))
+    await guard({{"type": "http", "headers": [], "client": None}}, None, send)
+
+asyncio.run(main())
+print("served")
+"""
+
+
+@pytest.mark.parametrize(("blocked", "idle", "lives"), [(0.2, 2.5, True), (30, 0, False)])
+def test_a_blocked_event_loop_ends_the_process_and_is_named(blocked: float, idle: float, lives: bool) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(blocked), str(idle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=25)
+    assert (done.returncode == 0, "served" in done.stdout) == (lives, lives), done.stderr
+    assert ("the_culprit" in done.stderr) is not lives
+
+
+def test_an_application_is_loaded_from_where_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/main.py").write_text(
+        textwrap.dedent("""
+        class api:
+            inner = "the application"
+        def create():
+            return "made"
+        """)
+    )
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import asgi_stack_worker as w; print(w.load(sys.argv[2]))"
+    for name, expected in (("shop.main:api.inner", "the application"), ("shop.main:create()", "made")):
+        command = [sys.executable, "-P", "-c", program, str(FILE.parent), name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == expected, done.stderr
