@@ -91,9 +91,7 @@ def start(guard: Any) -> list[Any]:
         ("bad", ["lifespan.startup.failed", "no database"], False),
     ],
 )
-def test_systemd_is_told_when_it_has_started(
-    told: socket.socket, lifespan: str, sent: list[str], ready: bool
-) -> None:
+def test_systemd_is_told_when_it_has_started(told: socket.socket, lifespan: str, sent: list[str], ready: bool) -> None:
     guard = worker.Guard(Application(lifespan), notify=told.getsockname())
     assert start(guard) == sent
     assert guard.started is ready
