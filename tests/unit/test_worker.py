@@ -212,3 +212,11 @@ def test_an_application_is_loaded_from_where_it_runs(tmp_path: Path) -> None:
         command = [sys.executable, "-P", "-c", program, str(FILE.parent), name]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == expected, done.stderr
+
+
+def test_an_application_that_cannot_be_imported_ends_the_worker_with_uvicorns_status(tmp_path: Path) -> None:
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import asgi_stack_worker as w; w.load('nowhere:app')"
+    command = [sys.executable, "-P", "-c", program, str(FILE.parent)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "No module named 'nowhere'" in done.stderr

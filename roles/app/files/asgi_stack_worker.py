@@ -16,6 +16,7 @@ import ipaddress
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -29,16 +30,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 def load(import_string: str) -> Application:
     """Return the application that `module:attribute` names; with `()` at the end, what that function returns.
 
-    :raises ImportError: there is no such module.
-    :raises AttributeError: the module has no such attribute.
+    :raises SystemExit: it cannot be imported, and standard error says why. Uvicorn's supervisor takes the status 3 for
+        a failure that a new worker would only repeat.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     module, _colon, attribute = import_string.removesuffix("()").partition(":")
-    found: Any = importlib.import_module(module)
-    for name in attribute.split("."):
-        found = getattr(found, name)
-    application: Application = found() if import_string.endswith("()") else found
+    try:
+        found: Any = importlib.import_module(module)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        application: Application = found() if import_string.endswith("()") else found
+    except Exception:
+        traceback.print_exc()
+        sys.exit(3)
     return application
 
 
