@@ -39,7 +39,8 @@ def plan(
     :param sizing: for each name ``{workers, reason, …}``, as :mod:`_sizing` returns it.
     :param sources: for each name what :mod:`_source` resolved: ``{kind, digest, revision, …}``.
     :param servers: for each declared server its room's description: ``{requirements, options, argv, files}`` and,
-        each optional, ``environment_file`` (one of the files) and ``binds`` (it makes its socket itself).
+        each optional, ``environment_file`` (one of the files), ``binds`` (it makes its socket itself) and ``farewell``
+        (its workers are told to close WebSockets).
     :param root: the directory of builds and releases on the host.
     """
     return [

@@ -742,7 +742,7 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
 
 #: What a hook's unit does not take over from the service: how it is started again, and what belongs to a server.
 _NOT_FOR_HOOKS = re.compile(
-    r"(Type|NotifyAccess|ExecStart(Pre)?|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
+    r"(Type|NotifyAccess|Exec\w+|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
 )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -220,3 +222,101 @@ def test_an_application_that_cannot_be_imported_ends_the_worker_with_uvicorns_st
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "No module named 'nowhere'" in done.stderr
+
+
+def test_open_websockets_are_closed_when_it_leaves() -> None:
+    sent: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/refused":
+            await send({"type": "websocket.accept"})
+        if scope["path"] != "/open":
+            await send({"type": "websocket.close"})
+            return
+        assert (await receive())["type"] == "websocket.disconnect"
+        await send({"type": "websocket.send", "text": "too late"})
+
+    async def main() -> None:
+        guard = worker.Guard(application, notify="")
+        gone = asyncio.Event()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "websocket.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        def scope(path: str) -> Any:
+            return {"type": "websocket", "path": path, "headers": [], "client": None, "scheme": "ws"}
+
+        tasks = [asyncio.create_task(guard(scope(path), receive, send)) for path in ("/open", "/done", "/refused")]
+        await asyncio.sleep(0)
+        sent.clear()
+        await guard.leave()
+        gone.set()
+        await asyncio.gather(*tasks)
+        assert (guard.requests, guard.websockets) == (set(), {})
+
+    asyncio.run(main())
+    assert sent == [{"type": "websocket.close", "code": 1012, "reason": ""}]
+
+
+def test_a_websocket_whose_client_is_gone_does_not_keep_it() -> None:
+    async def main() -> None:
+        guard = worker.Guard(Application(), notify="")
+
+        async def send(message: Any) -> None:
+            raise ConnectionResetError(message)
+
+        current = asyncio.current_task()
+        guard.websockets[current] = send
+        await guard.leave()
+
+    asyncio.run(main())
+
+
+def test_what_is_still_served_can_be_cut() -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        guard = worker.Guard(application, notify="")
+        task = asyncio.create_task(guard({"type": "http", "headers": [], "client": None}, None, None))
+        await asyncio.sleep(0)
+        guard.cut()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert guard.requests == set()
+
+    asyncio.run(main())
+
+
+def test_a_signal_ends_what_is_open() -> None:
+    ended: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append(scope["type"])
+            raise
+
+    async def main() -> None:
+        guard = worker.Guard(application, notify="", farewell=signal.SIGUSR2, grace=0.2)
+
+        async def send(message: Any) -> None:
+            ended.append(message["type"])
+
+        scope = {"headers": [], "client": None, "scheme": "x"}
+        tasks = [asyncio.create_task(guard({**scope, "type": kind}, None, send)) for kind in ("http", "websocket")]
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in found] == [asyncio.CancelledError] * 2
+
+    asyncio.run(main())
+    assert ended[:2] == ["websocket.accept", "websocket.close"]
+    assert sorted(ended[2:]) == ["http", "websocket"]

@@ -3,17 +3,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What stands around an application in each worker, whatever the server: `Guard`.
 
-Servers differ in what they take over from a proxy, in when they call themselves ready, and in whether they notice an
-event loop that is blocked. This makes them equal. Standard library only, Python 3.10 and later.
+Servers differ in what they take over from a proxy, in when they call themselves ready, in whether they notice an event
+loop that is blocked, and in how they part from their WebSockets. This makes them equal. Standard library only, Python 3.10 and later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import importlib
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -55,6 +57,8 @@ class Guard:
         standard error and the process ends; the server replaces it. 0 leaves that to the server.
     :param beat: is called each second while the application starts, for a server that wants a sign of life then too.
     :param notify: systemd's notification socket; it is told when the application has started.
+    :param farewell: a signal on which open WebSockets are closed, and all else that is open after *grace* seconds, for
+        a server that would drop the ones and wait for the others.
     """
 
     def __init__(
@@ -65,13 +69,20 @@ class Guard:
         timeout: float = 0,
         beat: Callable[[], None] | None = None,
         notify: str | None = None,
+        farewell: signal.Signals | None = None,
+        grace: float = 0,
     ) -> None:
         self.application = application
         self.root_path = root_path
         self.timeout = timeout
         self.beat = beat
         self.notify = os.environ.get("NOTIFY_SOCKET") if notify is None else notify
+        self.farewell = farewell
+        self.grace = grace
         self.started = False
+        self.leaving = False
+        self.requests: set[asyncio.Task[Any]] = set()
+        self.websockets: dict[asyncio.Task[Any], Send] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -82,7 +93,44 @@ class Guard:
         if self.root_path:
             scope["root_path"] = self.root_path
         take_client(scope)
-        await self.application(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None
+        self.requests.add(task)
+        try:
+            if scope["type"] == "websocket":
+                await self._converse(task, scope, receive, send)
+            else:
+                await self.application(scope, receive, send)
+        finally:
+            self.requests.discard(task)
+
+    async def leave(self) -> None:
+        """Close every open WebSocket with 1012, 'service restart', as its client then connects again."""
+        self.leaving = True
+        closing = [asyncio.ensure_future(_close(send)) for send in self.websockets.values()]
+        if closing:
+            await asyncio.wait(closing, timeout=2)
+
+    def cut(self) -> None:
+        """Cancel what is still being served."""
+        for task in self.requests:
+            task.cancel()
+
+    async def _converse(self, task: asyncio.Task[Any], scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket, and know that it is open."""
+
+        async def seen(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                self.websockets[task] = send
+            elif message["type"] == "websocket.close":
+                self.websockets.pop(task, None)
+            if not self.leaving:
+                await send(message)
+
+        try:
+            await self.application(scope, receive, seen)
+        finally:
+            self.websockets.pop(task, None)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan protocol through, and see when the application has started."""
@@ -110,16 +158,29 @@ class Guard:
 
     def _start(self) -> None:
         self.started = True
+        loop = asyncio.get_running_loop()
         if self.timeout:
-            self._watch(asyncio.get_running_loop())
+            self._watch(loop)
+        if self.farewell:
+            loop.add_signal_handler(self.farewell, self._part)
         if self.notify:
             _tell(self.notify, "READY=1")
             self.notify = ""
+
+    def _part(self) -> None:
+        asyncio.ensure_future(self.leave())
+        asyncio.get_running_loop().call_later(self.grace, self.cut)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
         faulthandler.dump_traceback_later(self.timeout, exit=True)
         loop.call_later(min(1.0, self.timeout / 5), self._watch, loop)
+
+
+async def _close(send: Send) -> None:
+    # The client may be gone, and servers say that in errors of their own.
+    with contextlib.suppress(Exception):
+        await send({"type": "websocket.close", "code": 1012, "reason": ""})
 
 
 def take_client(scope: Scope) -> None:

@@ -37,8 +37,14 @@ class HypercornWorker(Worker):
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, config: Config) -> None:
         stop = asyncio.Event()
+        leaving: list[asyncio.Task[None]] = []
+
+        def leave() -> None:
+            if not leaving:
+                leaving.append(loop.create_task(self._leave(stop, config.graceful_timeout)))
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, leave)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         beating = loop.create_task(self._beat())
         try:
@@ -56,6 +62,14 @@ class HypercornWorker(Worker):
         config.bind = [f"fd://{os.dup(listener.fileno())}" for listener in self.sockets]
         config.max_requests = self.max_requests if self.max_requests < sys.maxsize else None
         return config
+
+    async def _leave(self, stop: asyncio.Event, graceful_timeout: float) -> None:
+        """Take leave of WebSockets, which Hypercorn would drop; end what is still open after *graceful_timeout*."""
+        await self.wsgi.leave()
+        stop.set()
+        # From Python 3.12 on Hypercorn would wait for it without an end, and the application's shutdown with it.
+        await asyncio.sleep(graceful_timeout)
+        self.wsgi.cut()
 
     async def _beat(self) -> None:
         while True:
