@@ -38,6 +38,12 @@ def demo(source: str, number: int = 0, **keys: Any) -> dict[str, Any]:
     }
 
 
+def answers(stack: driver.Stack, version: str) -> bool:
+    """Return whether that version answers."""
+    found: str = driver.ask(stack.host, "demo.test", "/api/info").json()["version"]
+    return found == version
+
+
 def rounds(stack: driver.Stack, deploys: int, durations: dict[str, list[float]]) -> set[str]:
     """Deploy so many times, with something else in between; return the releases that had to fail.
 
@@ -62,8 +68,7 @@ def rounds(stack: driver.Stack, deploys: int, durations: dict[str, list[float]])
         source = stack.source("source", VERSION=f"{code}.0.0\n")
         play("deploy" if number % 3 else "configuration", "site", demo(source, number))
         # A connection that Nginx keeps may lead to the release before for some seconds.
-        answers = functools.partial(driver.ask, stack.host, "demo.test", "/api/info")
-        driver.wait_for(f"{code}.0.0 answers", lambda: answers().json()["version"] == f"{code}.0.0", 20)
+        driver.wait_for(f"{code}.0.0 answers", functools.partial(answers, stack, f"{code}.0.0"), 20)
         if number % 4 == 0:
             play("rollback", "rollback", options=operate)
         elif number % 4 == 2:

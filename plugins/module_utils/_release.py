@@ -636,7 +636,9 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
             return None
         if time.monotonic() >= until:
             return f"not healthy within {health.timeout:g} s; last: {last}"
-        problem = probe(path, health, max(0.1, min(_PROBE_TIMEOUT, until - time.monotonic())))
+        # Until it says that it has started, it is looked at more often: systemd's socket takes what nobody answers.
+        most = _PROBE_TIMEOUT if shown.get("ActiveState") == "active" else 1.0
+        problem = probe(path, health, max(0.1, min(most, until - time.monotonic())))
         answered = answered or not problem  # what ends before may be a command that it runs to start
         good = 0 if problem else good + 1
         last = problem or last

@@ -4,7 +4,8 @@
 """What stands around an application in each worker, whatever the server: `Guard`.
 
 Servers differ in what they take over from a proxy, in when they call themselves ready, in whether they notice an event
-loop that is blocked, and in how they part from their WebSockets. This makes them equal. Standard library only, Python 3.10 and later.
+loop that is blocked, and in how they part from their WebSockets. This makes them equal. Standard library only, Python
+3.10 and later.
 """
 
 from __future__ import annotations

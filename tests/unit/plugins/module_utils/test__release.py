@@ -1041,11 +1041,18 @@ def test_nobody_listens(serve: Serve) -> None:
 
 
 @pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str | None]:
+def probes() -> list[float]:
+    """How long each question for health had, in seconds."""
+    return []
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch, probes: list[float]) -> t.Callable[..., str | None]:
     """Return a function that waits for health of a server with a given life: what each look finds."""
 
     def run(*looks: dict[str, t.Any], **more: t.Any) -> str | None:
         now = {"look": -1}
+        probes.clear()
         clock = {"now": 0.0}
 
         def look() -> dict[str, t.Any]:
@@ -1061,7 +1068,9 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str | None]:
 
         monkeypatch.setattr(_release, "_show", show)
         monkeypatch.setattr(_release, "_children", lambda pid: look().get("workers", {10, 11}))
-        monkeypatch.setattr(_release, "probe", lambda path, health, timeout: look().get("problem"))
+        monkeypatch.setattr(
+            _release, "probe", lambda path, health, timeout: probes.append(timeout) or look().get("problem")
+        )
         monkeypatch.setattr(time, "monotonic", lambda: clock["now"])
         monkeypatch.setattr(time, "sleep", sleep)
         return _release._await_health("unit", Path("/x"), dataclasses.replace(HEALTH, timeout=5, **more))
@@ -1071,6 +1080,17 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., str | None]:
 
 GOOD: dict[str, t.Any] = {}
 BAD = {"problem": "status 503"}
+
+
+def test_a_server_that_ends_before_it_has_started_is_noticed_soon(
+    wait: t.Callable[..., str | None], probes: list[float]
+) -> None:
+    starting = {"show": {"ActiveState": "activating"}, **BAD}
+    ended = {"show": {"ActiveState": "failed"}}
+    assert "the server ended" in str(wait(starting, starting, ended))
+    assert probes == [1.0, 1.0]
+    wait(GOOD, successes=1)
+    assert probes == [_release._PROBE_TIMEOUT]
 
 
 def test_healthy(wait: t.Callable[..., str | None]) -> None:
