@@ -11,7 +11,7 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.asgi.stack.plugins.module_utils import _model, _plan
+from ansible_collections.asgi.stack.plugins.module_utils import _model, _plan, _sizing
 from ansible_collections.asgi.stack.plugins.plugin_utils import _control
 
 
@@ -30,6 +30,31 @@ def plan(
     if problems:
         raise AnsibleFilterError("\n".join(problems))
     return _plan.plan(declared, spec=spec, sizing=sizing, sources=sources, servers=servers, root=root)
+
+
+def plan_table(found: t.Mapping[str, t.Sequence[t.Any]]) -> list[str]:
+    """See ``ansible-doc -t filter asgi.stack.plan_table``."""
+    lines = []
+    for host, (capacity, planned, sizing) in found.items():
+        memory, others = (_sizing.format_size(capacity.get(key) or 0) for key in ("memory", "memory_others"))
+        lines.append(
+            f"{host}: {capacity['cpus']:g} CPUs ({capacity['cpus_from']}), {memory} of memory "
+            f"({capacity['memory_from']}), of which {others} are held by others"
+        )
+        for app in planned:
+            if app["state"] == "absent":
+                lines.append(f"  {app['name']}: absent")
+                continue
+            sized = sizing[app["name"]]
+            lines.append(f"  {app['name']}: {app['server']['name']}, {app['source']['revision']}, release {app['id']}")
+            lines.append(f"    {sized['reason']}")
+            lines.append(
+                f"    a release takes {_sizing.format_size(sized['memory_budget'])}, and may take "
+                f"{_sizing.format_size(sized['memory_max'])}"
+            )
+            if sized["warning"]:
+                lines.append(f"    warning: {sized['warning']}")
+    return lines
 
 
 def sealed_secrets(apps: t.Sequence[t.Mapping[str, t.Any]], name: str) -> str:
@@ -66,7 +91,7 @@ def status_table(found: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> li
                     str(live.get("revision") or "-"),
                     str(live.get("live_at") or "-").replace("+00:00", "Z"),
                     str(app.get("health") or "-"),
-                    f"{memory / 2**20:.0f} MiB" if memory else "-",
+                    _held(memory, app.get("measured"), live) if memory else "-",
                     str(live.get("workers_reason") or "-"),
                     ", ".join(app.get("rollback") or []) or "-",
                 )
@@ -75,8 +100,24 @@ def status_table(found: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> li
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
 
 
+def _held(memory: int, measured: t.Mapping[str, t.Any] | None, live: t.Mapping[str, t.Any]) -> str:
+    """Return in words what a release holds, and what a worker was measured and is planned to."""
+    words = [_sizing.format_size(memory)]
+    if measured:
+        words.append(f"{_sizing.format_size(measured['per_worker'])} a worker")
+    if live.get("memory_per_worker"):
+        words.append(f"{_sizing.format_size(live['memory_per_worker'])} planned")
+    return ", ".join(words)
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
-        return {"plan": plan, "sealed_secrets": sealed_secrets, "hosts_with": hosts_with, "status_table": status_table}
+        return {
+            "plan": plan,
+            "plan_table": plan_table,
+            "sealed_secrets": sealed_secrets,
+            "hosts_with": hosts_with,
+            "status_table": status_table,
+        }

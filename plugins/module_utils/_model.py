@@ -264,6 +264,9 @@ def _check_sizing(sizing: t.Any, problems: list[str]) -> None:
     factor = sizing.get("per_cpu")
     if isinstance(factor, (int, float)) and not isinstance(factor, bool) and not 0 < factor < 1000:
         problems.append(f"sizing.per_cpu: found {factor}, expected a number above 0")
+    share = sizing.get("share")
+    if isinstance(share, (int, float)) and not isinstance(share, bool) and not 0.01 <= share <= 100:
+        problems.append(f"sizing.share: found {share}, expected a number from 0.01 to 100")
     if sizing.get("memory_per_worker") is not None:
         try:
             _sizing.parse_size(sizing["memory_per_worker"], "sizing.memory_per_worker")

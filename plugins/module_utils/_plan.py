@@ -22,6 +22,9 @@ KEEPALIVE = {"time": 3, "timeout": 2}
 #: What the edge is told about an application; none of it makes a release another one.
 _EDGE = ("domains", "tls", "locations", "max_body_size", "request_timeout")
 
+#: What the unit is told about memory and CPUs.
+_MEMORY = ("memory_per_worker", "memory_high", "memory_max", "cpu_weight")
+
 
 def plan(
     apps: t.Sequence[t.Mapping[str, t.Any]],
@@ -83,6 +86,8 @@ def _present(
         "application": application,
         "workers": sized["workers"],
         "workers_reason": sized["reason"],
+        "memory": {key: sized[key] for key in _MEMORY},
+        "side_by_side": sized["side_by_side"],
         "keepalive": dict(KEEPALIVE),
         "edge": {
             **{key: app[key] for key in ("name", "state", *_EDGE)},

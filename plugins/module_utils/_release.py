@@ -27,7 +27,7 @@ import time
 import typing as t
 from pathlib import Path
 
-from ansible_collections.asgi.stack.plugins.module_utils import _build, _system
+from ansible_collections.asgi.stack.plugins.module_utils import _build, _memory, _system
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
 
 UNITS = Path("/etc/systemd/system")
@@ -41,6 +41,7 @@ JOURNAL_LINES = 20  # from its beginning, and from its end
 _KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
 _POLL = 0.25  # seconds between two questions for health while there is no healthy answer
 _PROBE_TIMEOUT = 5.0  # seconds that one answer may take
+_SETTLED = 600  # seconds after which a release has served enough for its memory to be measured
 _WORKER_DEATHS = 3  # a new release that lost so many workers before it was healthy is in a crash loop
 
 
@@ -75,6 +76,7 @@ class Settings:
     drain: float = 60  # that an old release may finish what is connected to it
     pool: float = 6  # after which Nginx has given up its pooled connections to an old release
     lock_timeout: float = 120
+    side_by_side: bool = True  # whether there is memory for a new release beside the old one
 
     @classmethod
     def load(cls, values: t.Mapping[str, t.Any]) -> Settings:
@@ -236,6 +238,7 @@ def deploy(request: Request, *, prepare: bool = False, check: bool = False) -> O
         new = _prepared(request) or _stage(request)
         _clear_leftovers(request.root, request.name, new, outcome, check)
         _install_units(request, new, check)
+        _record_memory(request.root, current)
         _bring_up(request.root, new)
         if not prepare:
             _switch(request.root, new, outcome)
@@ -412,6 +415,7 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
     if not check:
         # A run was cut off before it came to that, or what it spared still ran. Nothing that was asked for changes.
         _prune(request.root, current)
+        _record_memory(request.root, current)
     if _install_units(request, current, check):
         outcome.did.append("units written")
     boot = f"asgi-{request.name}.service"
@@ -428,11 +432,21 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
 
 
 def _bring_up(root: Path, new: Release) -> None:
-    """Start a release; if it is not good, stop it, and keep it for inspection."""
+    """Start a release; if it is not good, stop it, and keep it for inspection.
+
+    Where memory does not hold two, what is live is stopped before that, and started again if the new one is not good.
+    """
+    current = live(root)
+    if new.settings.side_by_side or current == new:
+        current = None
+    if current is not None:
+        _stop(current)
     try:
         _start(root, new)
     except BaseException as error:
         _give_up(root, new, str(error))
+        if current is not None:
+            _start_units(current)
         raise
 
 
@@ -584,10 +598,7 @@ def _start(root: Path, release: Release) -> None:
     :raises ReleaseFailed: it does not become so.
     """
     since = time.time()
-    _system.systemctl("reset-failed", *release.units)
-    for unit in release.units[:-1]:
-        _must(_system.systemctl("start", unit), f"{unit} does not start")
-    _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
+    _start_units(release)
     health = release.settings.health
     reason = _await_health(release.service, release.socket_path, health)
     if reason is None:
@@ -597,6 +608,30 @@ def _start(root: Path, release: Release) -> None:
     _stop(release)
     message = _why_not_importable(release, secrets) or f"health: {reason}"
     raise ReleaseFailed(f"{release.name}: {message} (release {release.instance}, stopped)", said)
+
+
+def _start_units(release: Release) -> None:
+    _system.systemctl("reset-failed", *release.units)
+    for unit in release.units[:-1]:
+        _must(_system.systemctl("start", unit), f"{unit} does not start")
+    _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
+
+
+def _record_memory(root: Path, current: Release | None) -> None:
+    """Measure what the live release holds, once it has served for a while, for the next count of its workers."""
+    if current is None or not _has_served(current):
+        return
+    measured = _memory.measure(_memory.processes().get((current.name, current.instance), []))
+    if measured:
+        _memory.record(root, current.instance, measured)
+
+
+def _has_served(release: Release) -> bool:
+    since = release.state.get("live_at")
+    if not since:
+        return False
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(since)
+    return age.total_seconds() >= _SETTLED
 
 
 def _secret_values(release: Release) -> list[str]:
@@ -801,7 +836,7 @@ def _redact(line: str, secrets: t.Sequence[str]) -> str:
 
 def _show(unit: str) -> dict[str, str]:
     """Return what systemd knows about *unit*."""
-    wanted = "ActiveState,SubState,UnitFileState,NRestarts,Result,ExecMainStatus,MainPID,NeedDaemonReload,ControlGroup"
+    wanted = "ActiveState,SubState,UnitFileState,NRestarts,Result,ExecMainStatus,MainPID,NeedDaemonReload"
     done = _system.systemctl("show", "--property", wanted, unit)
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
@@ -1009,6 +1044,7 @@ def status(name: str, root: Path) -> dict[str, t.Any]:
         "live": _about(current) if current else None,
         "health": None,
         "memory": None,
+        "measured": None,
         "running": sorted(running(name)),
         "rollback": [release.instance for release in rollback_candidates(root, current)],
         "releases": [_about(release) for release in releases(root)],
@@ -1017,29 +1053,16 @@ def status(name: str, root: Path) -> dict[str, t.Any]:
         shown = _show(current.service)
         found["active"] = shown.get("ActiveState") == "active"
         found["health"] = probe(current.socket_path, current.settings.health) or "ok"
-        found["memory"] = _memory(shown.get("ControlGroup", ""))
+        processes = _memory.processes().get((current.name, current.instance), [])
+        found["memory"] = sum(process.size for process in processes)
+        found["measured"] = _memory.recorded(root)
     return found
 
 
 def _about(release: Release) -> dict[str, t.Any]:
-    shown = {key: release.info.get(key) for key in ("id", "revision", "server", "workers", "workers_reason", "build")}
+    keys = ("id", "revision", "server", "workers", "workers_reason", "memory_per_worker", "build")
+    shown = {key: release.info.get(key) for key in keys}
     return {"release": release.instance, **shown, **release.state}
-
-
-def _memory(control_group: str) -> int | None:
-    """Return the proportional set size of a unit's processes in bytes: memory that they share is counted once."""
-    for mount in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup"):
-        text = _system.read(Path(f"{mount}{control_group}/cgroup.procs")) if control_group else None
-        if text is not None:
-            break
-    else:
-        return None
-    total = 0
-    for pid in text.split():
-        with contextlib.suppress(OSError):
-            match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-            total += int(match.group(1)) * 1024 if match else 0
-    return total
 
 
 def _must(done: t.Any, what: str) -> None:

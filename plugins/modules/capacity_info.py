@@ -20,7 +20,12 @@ description:
   - Limits of the session that runs the module do not count, because services do not run in it. The cgroups that
     count are those of process 1 and its ancestors as far as they can be seen, and C(system.slice) below it.
   - CPU affinity is that of process 1, from which services inherit it, or the module's own where that cannot be read.
-options: {}
+  - Tells also what the applications of this collection hold, and what all else does.
+options:
+  root:
+    description: Where the applications' builds and releases are kept.
+    type: path
+    default: /srv/asgi
 attributes:
   check_mode:
     description: Can run in check mode and return what it would return without it.
@@ -97,6 +102,16 @@ capacity:
       description: Memory in bytes that is free now within all limits, droppable page cache included.
       type: int
       sample: 805306368
+    memory_others:
+      description: Memory in bytes that all but the applications hold now, droppable page cache not included.
+      type: int
+      sample: 209715200
+    applications:
+      description:
+        - By name, the C(workers) of what is live, and what was C(measured) since, V(null) until it has been. Of that, C(base)
+          and C(per_worker) are bytes of the main process and of the largest worker.
+      type: dict
+      sample: {shop: {workers: 4, measured: {base: 29360128, per_worker: 41943040, release: 0012-3f9a2c1b7e}}}
   sample:
     cpus: 1.5
     cpus_from: cpu.max of /system.slice
@@ -109,13 +124,16 @@ capacity:
     memory_total: 4108517376
     memory_limit: 1073741824
     memory_available: 805306368
+    memory_others: 209715200
+    applications: {}
 """
 
 import os
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.asgi.stack.plugins.module_utils import _capacity
+from ansible_collections.asgi.stack.plugins.module_utils import _capacity, _memory
 
 
 def affinity() -> set[int]:
@@ -128,11 +146,14 @@ def affinity() -> set[int]:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={"root": {"type": "path", "default": "/srv/asgi"}}, supports_check_mode=True)
     try:
         found = _capacity.capacity(affinity())
+        applications, held = _memory.applications(Path(module.params["root"]))
     except ValueError as error:
         module.fail_json(msg=str(error))
+    others = max(0, found["memory"] - found["memory_available"] - held)
+    found.update(memory_others=others, applications=applications)
     module.exit_json(changed=False, capacity=found)
 
 

@@ -139,6 +139,11 @@ options:
     description: Seconds after the switch in which Nginx has given up its pooled connections to the release before.
     type: int
     default: 6
+  side_by_side:
+    description: Whether there is memory for the new release beside the live one. If not, that is stopped first, and
+      started again where the new one is not healthy.
+    type: bool
+    default: true
   lock_timeout:
     description: Seconds to wait for another run that works on the same application.
     type: int
@@ -259,6 +264,7 @@ def main() -> None:
             "keep": {"type": "int", "default": 5},
             "drain": {"type": "int", "default": 60},
             "pool": {"type": "int", "default": 6},
+            "side_by_side": {"type": "bool", "default": True},
             "lock_timeout": {"type": "int", "default": 120},
         },
         required_if=[("state", state, WANTED) for state in ("present", "prepared", "migrated")],
@@ -323,6 +329,7 @@ def _request(given: dict[str, t.Any]) -> _release.Request:
             drain=given["drain"],
             pool=given["pool"],
             lock_timeout=given["lock_timeout"],
+            side_by_side=given["side_by_side"],
         ),
     )
 

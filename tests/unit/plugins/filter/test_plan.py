@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.asgi.stack.plugins.filter.plan import FilterModule
-from ansible_collections.asgi.stack.plugins.module_utils import _release
+from ansible_collections.asgi.stack.plugins.module_utils import _release, _sizing
 
 FILTERS = FilterModule().filters()
 plan = FILTERS["plan"]
@@ -25,8 +25,23 @@ SHOP: dict[str, t.Any] = {"name": "shop", "app": "main:app", "source": {"path": 
 
 
 def run(*apps: t.Any) -> t.Any:
-    sized = {"shop": {"workers": 2, "reason": "2 workers"}}
+    sized = {"shop": _sizing.size([{"name": "shop", "workers": 2}], {"cpus": 2, "memory": 2**32})["shop"]}
     return plan(list(apps), "Web1.example", sized, {"shop": {"digest": "d"}}, {"gunicorn": ROOM})
+
+
+def test_a_plan_for_people() -> None:
+    planned = run(SHOP | {"source": {"path": "."}}, {"name": "old", "state": "absent"})
+    planned[0]["source"]["revision"] = "shop dddd"
+    capacity = {"cpus": 1.5, "cpus_from": "a quota", "memory": 2**29, "memory_from": "a limit", "memory_others": 2**27}
+    sized = _sizing.size([{"name": "shop"}], {**capacity, "memory": 2**28})
+    assert FILTERS["plan_table"]({"web1": [capacity, planned, sized]}) == [
+        "web1: 1.5 CPUs (a quota), 512M of memory (a limit), of which 128M are held by others",
+        f"  shop: gunicorn, shop dddd, release {planned[0]['id']}",
+        "    1 worker: the least; memory allows 0, 1.5 CPUs x 2 (io) gives 3",
+        "    a release takes 96M, and may take 96M",
+        f"    warning: {sized['shop']['warning']}",
+        "  old: absent",
+    ]
 
 
 def test_a_plan() -> None:

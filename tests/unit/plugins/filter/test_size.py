@@ -18,7 +18,7 @@ size = FilterModule().filters()["size"]
 
 def test_workers_by_name() -> None:
     found = size([{"name": "shop"}, {"name": "blog"}], HOST, {"workload": "cpu"})
-    assert {name: app["workers"] for name, app in found.items()} == {"shop": 2, "blog": 2}
+    assert {name: app["workers"] for name, app in found.items()} == {"shop": 1, "blog": 1}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from ansible_collections.asgi.stack.plugins.module_utils import _model, _plan
 from ansible_collections.asgi.stack.plugins.plugin_utils import _control
 
 SPEC = _control.application_spec()
-SIZED = {"workers": 4, "reason": "4 workers: 2 CPUs x 2 (io)"}
+SIZED = {
+    "workers": 4,
+    "reason": "4 workers: 2 CPUs x 2 (io)",
+    "memory_per_worker": 1,
+    "memory_high": 2,
+    "memory_max": 3,
+    "cpu_weight": 100,
+    "side_by_side": True,
+}
 SOURCE = {"kind": "tree", "digest": "d" * 64, "revision": "shop dddd", "path": "/x/shop", "exclude": []}
 ROOM: dict[str, t.Any] = {
     "requirements": ["gunicorn>=25"],
@@ -168,7 +176,7 @@ def test_another_id(more: dict[str, t.Any]) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"sized": {"workers": 9, "reason": "9 workers"}},
+        {"sized": {**SIZED, "workers": 9, "reason": "9 workers", "memory_max": 9}},
         {"workers": 3},
         {"workload": "cpu"},
         {"sizing": {"max": 3}},

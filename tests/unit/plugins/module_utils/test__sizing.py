@@ -46,60 +46,159 @@ def test_cpus_and_workload_decide(workload: str, cpus: float, workers: int, form
 
 
 def test_the_result_in_full() -> None:
-    # 2 GiB less 256 MiB, two releases of 32 MiB + n x 64 MiB
+    # 2 GiB less 128 MiB, two releases of 32 MiB + n x 64 MiB
     assert one(2, 2 * GIB) == {
         "workers": 4,
-        "reason": "4 workers: 2 CPUs x 2 (io); memory would allow 13",
+        "reason": "4 workers: 2 CPUs x 2 (io); memory would allow 14",
         "memory_per_worker": 64 * MIB,
+        "memory_measured": False,
         "memory_budget": (32 + 4 * 64) * MIB,
+        "memory_high": 864 * MIB,
+        "memory_max": 960 * MIB,
+        "cpu_weight": 100,
         "auto": 4,
+        "side_by_side": True,
         "warning": None,
     }
 
 
 def test_memory_bounds_the_count() -> None:
-    # 1 GiB less 256 MiB are two releases of 384 MiB: 32 + 5 x 64 = 352
-    found = one(4, GIB)
+    # 896 MiB less 128 MiB are two releases of 384 MiB: 32 + 5 x 64 = 352
+    found = one(4, 896 * MIB)
     assert (found["workers"], found["reason"]) == (5, "5 workers: memory allows 5 of 8; 4 CPUs x 2 (io)")
 
 
 def test_memory_that_is_just_enough_does_not_bound_the_count() -> None:
-    found = one(2.5, GIB)
+    found = one(2.5, 896 * MIB)
     assert (found["workers"], found["reason"]) == (5, "5 workers: 2.5 CPUs x 2 (io); memory would allow 5")
 
 
+def sized(*apps: dict[str, t.Any], cpus: float = 64, memory: int = BIG, **more: t.Any) -> dict[str, dict[str, t.Any]]:
+    """Size several applications."""
+    return _sizing.size(apps, {"cpus": cpus, "memory": memory, **more})
+
+
+def workers(found: dict[str, dict[str, t.Any]]) -> dict[str, int]:
+    return {name: app["workers"] for name, app in found.items()}
+
+
 def test_memory_is_shared_by_the_applications() -> None:
-    apps = [{"name": "shop"}, {"name": "blog"}, {"name": "gone", "state": "absent"}]
-    found = _sizing.size(apps, {"cpus": 8, "memory": GIB})
+    found = sized({"name": "shop"}, {"name": "blog"}, {"name": "gone", "state": "absent"}, memory=896 * MIB)
     # 768 MiB for three releases of 256 MiB: one of each, and the second one of a deploy
-    assert {name: app["workers"] for name, app in found.items()} == {"shop": 3, "blog": 3}
+    assert workers(found) == {"shop": 3, "blog": 3}
+
+
+def test_memory_is_shared_by_weight() -> None:
+    shop, blog = {"name": "shop", "sizing": {"share": 3}}, {"name": "blog"}
+    found = sized(shop, blog, memory=(128 + 7 * 160) * MIB)
+    # Seven parts of 160 MiB: three of shop, three of its second release, one of blog
+    assert workers(found) == {"shop": (3 * 160 - 32) // 64, "blog": (160 - 32) // 64}
+
+
+def test_cpus_are_shared_by_weight() -> None:
+    assert workers(sized({"name": "shop"}, {"name": "blog"}, cpus=4)) == {"shop": 4, "blog": 4}
+    assert workers(sized({"name": "shop", "sizing": {"share": 3}}, {"name": "blog"}, cpus=4)) == {"shop": 6, "blog": 2}
+    found = sized({"name": "shop", "sizing": {"share": "0.5"}}, {"name": "blog"}, cpus=3)
+    assert workers(found) == {"shop": 2, "blog": 4}
+    assert found["shop"]["cpu_weight"] == 50
+    assert found["shop"]["reason"].startswith("2 workers: 1 CPU x 2 (io)")
+
+
+def test_each_has_a_worker_however_many_they_are() -> None:
+    found = sized(*({"name": f"app{number}"} for number in range(40)), cpus=2)
+    assert set(workers(found).values()) == {1}
 
 
 def test_a_fixed_number_is_honoured_and_counted() -> None:
-    apps = [{"name": "shop"}, {"name": "blog", "workers": 4}]
-    found = _sizing.size(apps, {"cpus": 8, "memory": GIB})
+    shop, blog = {"name": "shop"}, {"name": "blog", "workers": 4}
+    found = sized(shop, blog, cpus=8, memory=896 * MIB)
     # blog needs 288 MiB, twice during its deploy: 192 MiB are left
-    assert found["blog"]["workers"] == 4
+    assert workers(found) == {"shop": 2, "blog": 4}
     assert found["blog"]["reason"] == "4 workers: set; auto would choose 3"
     assert found["blog"]["warning"] is None
-    assert found["shop"]["workers"] == 2
+    # its 4 workers use 2 of the CPUs
+    assert sized(shop, blog, cpus=8)["shop"]["reason"].startswith("12 workers: 6 CPUs x 2 (io)")
+    assert workers(sized(shop, {**blog, "workers": 99}, cpus=8)) == {"shop": 1, "blog": 99}
 
 
-def test_a_fixed_number_above_what_memory_holds_is_honoured_with_a_warning() -> None:
-    found = one(2, GIB, workers=40)
-    assert (found["workers"], found["auto"]) == (40, 4)
-    assert found["reason"] == "40 workers: set; auto would choose 4"
-    assert found["warning"] == (
-        "a release of shop with 40 workers may take 2.5G, memory allows 5: one release of each application and a "
-        "second one of the largest may take 5.1G, and there is 768M"
-    )
+def test_fixed_numbers_that_memory_cannot_hold_are_an_error_with_the_sum() -> None:
+    with pytest.raises(
+        ValueError, match=r"^app 'shop': workers: the numbers that are set need 2\.6G of memory "
+    ) as error:
+        sized({"name": "shop", "workers": 40}, {"name": "blog", "workers": 1}, {"name": "x"}, memory=GIB)
+    assert "(shop 40 x 64M + 32M + blog 1 x 64M + 32M), and this host has 896M for applications" in str(error.value)
 
 
-def test_one_worker_is_the_least_even_without_memory() -> None:
-    found = one(4, 128 * MIB)
-    assert found["workers"] == 1
+def test_a_second_release_that_does_not_fit_is_said_with_what_will_be_done() -> None:
+    found = one(4, 256 * MIB)
+    assert (found["workers"], found["side_by_side"]) == (1, False)
     assert found["reason"] == "1 worker: the least; memory allows 0, 4 CPUs x 2 (io) gives 8"
-    assert "memory allows 0" in found["warning"]
+    assert found["warning"] == (
+        "a second release of shop does not fit beside the first: 1 worker may take 96M, memory allows 0; one release "
+        "of each application takes 96M, and there is 128M. A deploy will stop the old release before it starts the new "
+        "one"
+    )
+    fixed = one(4, 896 * MIB, workers=6)
+    assert (fixed["workers"], fixed["side_by_side"]) == (6, False)
+
+
+def test_what_others_hold_is_not_there() -> None:
+    found = sized({"name": "shop"}, memory=GIB, memory_others=128 * MIB)["shop"]
+    # 1 GiB less 128 MiB less 128 MiB are two releases of 384 MiB
+    assert found["workers"] == 5
+    # What comes and goes is not in the bounds.
+    assert found["memory_max"] == 448 * MIB == one(64, GIB)["memory_max"]
+
+
+def test_measured_memory_is_reckoned_with() -> None:
+    known = {"shop": {"measured": {"base": 16 * MIB, "per_worker": 100 * MIB}}}
+    found = sized({"name": "shop"}, memory=896 * MIB, applications=known)["shop"]
+    # two releases of 384 MiB: 20 + 2 x 125, a quarter more than was measured
+    assert found["workers"] == 2
+    assert (found["memory_per_worker"], found["memory_measured"]) == (125 * MIB, True)
+    assert found["reason"] == "2 workers: memory allows 2 of 128 (125M each, measured); 64 CPUs x 2 (io)"
+    told = {"name": "shop", "sizing": {"memory_per_worker": "32M"}}
+    assert sized(told, memory=896 * MIB, applications=known)["shop"]["memory_per_worker"] == 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("running", "others", "expected"),
+    [
+        (None, 0, 10),
+        (10, 0, 10),
+        (9, 0, 9),  # with a tenth less it would be 9
+        (8, 0, 10),  # there is room to spare
+        (12, 0, 10),  # what runs does not fit
+        (9, 640, 5),
+        (5, 640, 5),
+        (5, 560, 5),
+    ],
+)
+def test_a_count_stays_while_it_fits_and_there_is_little_to_win(
+    running: int | None, others: int, expected: int
+) -> None:
+    # 1408 MiB are two releases of 704 MiB: 32 + 10 x 64 = 672
+    applications = {"shop": {"workers": running}}
+    found = sized({"name": "shop"}, memory=1536 * MIB, memory_others=others * MIB, applications=applications)["shop"]
+    assert found["workers"] == expected
+    kept = expected == running and found["reason"].startswith(f"{running} workers: kept")
+    assert kept == (running in (9,) and expected == 9 or (running, others) == (5, 560))
+
+
+def test_a_count_that_runs_does_not_keep_what_is_declared_from_counting() -> None:
+    applications = {"shop": {"workers": 9}}
+    assert sized({"name": "shop"}, cpus=2, memory=1536 * MIB, applications=applications)["shop"]["workers"] == 4
+    assert sized({"name": "shop"}, cpus=8, applications=applications)["shop"]["workers"] == 16
+    fixed = {"name": "shop", "workers": 3}
+    assert sized(fixed, memory=1536 * MIB, applications=applications)["shop"]["workers"] == 3
+
+
+def test_bounds_of_memory_are_shared_too() -> None:
+    found = sized({"name": "shop", "sizing": {"share": 2}}, {"name": "blog"}, memory=(128 + 5 * 200) * MIB, cpus=1)
+    assert {name: app["memory_max"] // MIB for name, app in found.items()} == {"shop": 400, "blog": 200}
+    assert found["shop"]["memory_high"] == 360 * MIB
+    # Never below what the count may take.
+    assert one(2, 896 * MIB, workers=8)["memory_max"] == (32 + 8 * 64) * MIB
 
 
 @pytest.mark.parametrize(
@@ -146,8 +245,8 @@ def test_the_reason_says_what_decided(app: dict[str, t.Any], words: str) -> None
 
 @pytest.mark.parametrize(
     ("memory", "usable"),
-    [(256 * MIB, 128 * MIB), (GIB, 768 * MIB), (10 * GIB, 9 * GIB)],
-    ids=["at most half", "256M", "a tenth"],
+    [(128 * MIB, 64 * MIB), (GIB, 896 * MIB), (10 * GIB, 9728 * MIB)],
+    ids=["at most half", "128M", "a twentieth"],
 )
 def test_the_reserve(memory: int, usable: int) -> None:
     fits = one(9999, memory, {"memory_base": 0, "memory_per_worker": "1M"})["workers"]
@@ -171,6 +270,7 @@ def test_sizes_that_are_none(value: t.Any) -> None:
 @pytest.mark.parametrize(
     ("app", "where"),
     [
+        ({"sizing": {"share": 0}}, "app 'shop': sizing.share: found 0"),
         ({"workers": 0}, "app 'shop': workers: found 0, expected auto or a whole number from 1 up"),
         ({"workers": "many"}, "app 'shop': workers: found 'many'"),
         ({"workers": True}, "app 'shop': workers: found True"),
@@ -252,6 +352,7 @@ def _workload(draw: st.DrawFn, fixed: bool = True) -> dict[str, t.Any]:
             "memory_per_worker": draw(st.none() | _per_worker),
             "min": least,
             "max": most,
+            "share": draw(st.none() | st.floats(min_value=0.1, max_value=10, allow_nan=False)),
         },
     }
 
@@ -261,60 +362,112 @@ def _apps(fixed: bool = True) -> st.SearchStrategy[list[dict[str, t.Any]]]:
     return named.map(lambda apps: [{"name": f"app{index}", **app} for index, app in enumerate(apps)])
 
 
-def _counts(apps: list[dict[str, t.Any]], cpus: float, memory: int) -> list[int]:
-    return [found["workers"] for found in _sizing.size(apps, {"cpus": cpus, "memory": memory}).values()]
+def _sized(apps: list[dict[str, t.Any]], cpus: float, memory: int, **more: t.Any) -> dict[str, dict[str, t.Any]] | None:
+    """Size them; None where what is set does not fit, which is an error."""
+    try:
+        return _sizing.size(apps, {"cpus": cpus, "memory": memory, **more})
+    except ValueError as error:
+        assert "the numbers that are set need" in str(error)
+        return None
 
 
-@given(_apps(), _cpus, _memory)
-def test_counts_are_within_bounds(apps: list[dict[str, t.Any]], cpus: float, memory: int) -> None:
-    for app, found in zip(apps, _sizing.size(apps, {"cpus": cpus, "memory": memory}).values()):
-        assert found["auto"] >= (app["sizing"]["min"] or 1)
-        assert found["auto"] <= (app["sizing"]["max"] or float("inf"))
-        assert found["workers"] == (found["auto"] if app["workers"] == "auto" else app["workers"])
+_others = st.integers(min_value=0, max_value=8 * GIB)
+_known = st.dictionaries(
+    st.sampled_from(["app0", "app1", "app2"]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "workers": st.integers(1, 64),
+            "measured": st.fixed_dictionaries({"base": st.integers(0, GIB), "per_worker": st.integers(1, GIB)}),
+        },
+    ),
+)
 
 
-@given(_apps(), _cpus, _cpus, _memory)
-def test_more_cpus_are_never_fewer_workers(apps: list[dict[str, t.Any]], one_: float, two: float, memory: int) -> None:
-    fewer, more = sorted([one_, two])
-    assert all(a <= b for a, b in zip(_counts(apps, fewer, memory), _counts(apps, more, memory)))
-
-
-@given(_apps(), _cpus, _memory, _memory)
-def test_more_memory_is_never_fewer_workers(apps: list[dict[str, t.Any]], cpus: float, one_: int, two: int) -> None:
-    less, more = sorted([one_, two])
-    assert all(a <= b for a, b in zip(_counts(apps, cpus, less), _counts(apps, cpus, more)))
-
-
-@given(_apps(), _cpus, _memory)
-def test_same_input_same_output(apps: list[dict[str, t.Any]], cpus: float, memory: int) -> None:
-    before = copy.deepcopy(apps)
-    capacity = {"cpus": cpus, "memory": memory}
-    assert _sizing.size(apps, capacity) == _sizing.size(copy.deepcopy(apps), dict(capacity))
-    assert apps == before
-
-
-@given(_apps(), _cpus, _memory)
-def test_memory_is_never_exceeded_without_a_warning(apps: list[dict[str, t.Any]], cpus: float, memory: int) -> None:
-    found = _sizing.size(apps, {"cpus": cpus, "memory": memory}).values()
-    budgets = [app["memory_budget"] for app in found]
-    if not any(app["warning"] for app in found):
-        assert sum(budgets) + max(budgets) <= memory
-
-
-@given(_apps(fixed=False), _cpus, _memory)
-def test_automatic_counts_exceed_memory_only_where_the_floor_makes_them(
-    apps: list[dict[str, t.Any]], cpus: float, memory: int
+@given(_apps(), _cpus, _memory, _others, _known)
+def test_counts_are_within_bounds(
+    apps: list[dict[str, t.Any]], cpus: float, memory: int, others: int, known: dict[str, t.Any]
 ) -> None:
-    found = _sizing.size(apps, {"cpus": cpus, "memory": memory})
+    found = _sized(apps, cpus, memory, memory_others=others, applications=known)
+    for app in apps if found else ():
+        one_ = t.cast("dict[str, t.Any]", found)[app["name"]]
+        assert one_["auto"] >= (app["sizing"]["min"] or 1)
+        assert one_["auto"] <= (app["sizing"]["max"] or float("inf"))
+        assert one_["workers"] == (one_["auto"] if app["workers"] == "auto" else app["workers"])
+        assert one_["reason"].startswith(f"{one_['workers']} worker")
+        assert one_["memory_budget"] <= one_["memory_max"]
+
+
+def _at_least(less: dict[str, dict[str, t.Any]] | None, more: dict[str, dict[str, t.Any]] | None) -> None:
+    """See that nothing has fewer workers with more of something."""
+    if less is None:
+        return
+    assert more is not None
+    assert all(less[name]["workers"] <= more[name]["workers"] for name in less)
+
+
+@given(_apps(), _cpus, _cpus, _memory, _others)
+def test_more_cpus_are_never_fewer_workers(
+    apps: list[dict[str, t.Any]], one_: float, two: float, memory: int, others: int
+) -> None:
+    fewer, more = sorted([one_, two])
+    _at_least(_sized(apps, fewer, memory, memory_others=others), _sized(apps, more, memory, memory_others=others))
+
+
+@given(_apps(), _cpus, _memory, _memory, _others)
+def test_more_memory_is_never_fewer_workers(
+    apps: list[dict[str, t.Any]], cpus: float, one_: int, two: int, others: int
+) -> None:
+    less, more = sorted([one_, two])
+    _at_least(_sized(apps, cpus, less, memory_others=others), _sized(apps, cpus, more, memory_others=others))
+
+
+@given(_apps(), _cpus, _memory, _others, _known)
+def test_same_input_same_output(
+    apps: list[dict[str, t.Any]], cpus: float, memory: int, others: int, known: dict[str, t.Any]
+) -> None:
+    before = copy.deepcopy((apps, known))
+    first = _sized(apps, cpus, memory, memory_others=others, applications=known)
+    assert first == _sized(copy.deepcopy(apps), cpus, memory, memory_others=others, applications=copy.deepcopy(known))
+    assert (apps, known) == before
+
+
+@given(_apps(), _cpus, _memory, _others, _known)
+def test_what_came_out_is_what_comes_out_next_time(
+    apps: list[dict[str, t.Any]], cpus: float, memory: int, others: int, known: dict[str, t.Any]
+) -> None:
+    found = _sized(apps, cpus, memory, memory_others=others, applications=known)
+    if found is None:
+        return
+    measured = {name: {"measured": app["measured"]} for name, app in known.items() if "measured" in app}
+    runs = {name: {**measured.get(name, {}), "workers": app["workers"]} for name, app in found.items()}
+    again = _sized(apps, cpus, memory, memory_others=others, applications=runs)
+    assert again is not None
+    assert {name: app["workers"] for name, app in again.items()} == {
+        name: app["workers"] for name, app in found.items()
+    }
+
+
+@given(_apps(), _cpus, _memory, _others, _known)
+def test_the_sum_is_never_above_the_host(
+    apps: list[dict[str, t.Any]], cpus: float, memory: int, others: int, known: dict[str, t.Any]
+) -> None:
+    """Where each new release fits beside the old ones. Where one does not, that is said."""
+    found = _sized(apps, cpus, memory, memory_others=others, applications=known)
+    if found is None:
+        return
     budgets = [app["memory_budget"] for app in found.values()]
-    at_floor = any(found[app["name"]]["workers"] == (app["sizing"]["min"] or 1) for app in apps)
-    assert sum(budgets) + max(budgets) <= memory or at_floor
-    for app in apps:
-        if found[app["name"]]["warning"]:
-            assert found[app["name"]]["workers"] == (app["sizing"]["min"] or 1)
+    for app in found.values():
+        assert app["side_by_side"] is (app["warning"] is None)
+    if all(app["side_by_side"] for app in found.values()):
+        assert sum(budgets) + max(budgets) <= memory - others
 
 
-@given(_apps(), _cpus, _memory)
-def test_the_reason_begins_with_the_count(apps: list[dict[str, t.Any]], cpus: float, memory: int) -> None:
-    for found in _sizing.size(apps, {"cpus": cpus, "memory": memory}).values():
-        assert found["reason"].startswith(f"{found['workers']} worker")
+@given(_apps(fixed=False), _cpus, _memory, _others, _known)
+def test_automatic_counts_do_not_fit_only_where_the_floor_makes_them(
+    apps: list[dict[str, t.Any]], cpus: float, memory: int, others: int, known: dict[str, t.Any]
+) -> None:
+    found = _sized(apps, cpus, memory, memory_others=others, applications=known)
+    assert found is not None
+    if any(app["warning"] for app in found.values()):
+        assert any(found[app["name"]]["workers"] == (app["sizing"]["min"] or 1) for app in apps)
