@@ -404,7 +404,9 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
     """Have what is live run, and start at a boot."""
     taken = _take_settings(current, request.settings)
     if taken is not None:
-        outcome.did.append(f"settings of {current.instance} written")
+        # How much memory is free comes and goes; nothing that was asked for changes with it.
+        if dataclasses.replace(current.settings, side_by_side=taken.settings.side_by_side) != taken.settings:
+            outcome.did.append(f"settings of {current.instance} written")
         current = taken
         if not check:
             _write_info(current)

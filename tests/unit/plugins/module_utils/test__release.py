@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import errno
 import itertools
 import json
@@ -24,7 +25,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ansible_collections.asgi.stack.plugins.module_utils import _release, _system
+from ansible_collections.asgi.stack.plugins.module_utils import _memory, _release, _system
 from ansible_collections.asgi.stack.plugins.module_utils._release import Health, Request, Settings
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
 
@@ -712,6 +713,68 @@ def test_new_settings_are_taken_without_a_new_release(host: Host) -> None:
     assert live is not None
     assert live.instance == "0001-aaaa"
     assert live.settings == settings
+
+
+ONE_BY_ONE = Settings(health=HEALTH, side_by_side=False)
+
+
+def verbs(host: Host, unit: str) -> list[str]:
+    """What systemd was asked to do with a unit."""
+    return [asked[0] for asked in host.asked if unit in asked and asked[0] in ("start", "stop")]
+
+
+def test_where_memory_holds_one_release_the_old_one_is_stopped_first(host: Host) -> None:
+    host.deploy()
+    host.asked.clear()
+    host.deploy(id="bbbb", build="b2", settings=ONE_BY_ONE)
+    assert host.live() == "0002-bbbb"
+    units = [asked for asked in host.asked if asked[0] in ("start", "stop") and "@" in asked[-1]]
+    stopped = next(index for index, asked in enumerate(units) if "asgi-shop@0001-aaaa.service" in asked)
+    started = next(index for index, asked in enumerate(units) if "asgi-shop@0002-bbbb.service" in asked)
+    assert (units[stopped][0], units[started][0]) == ("stop", "start")
+    assert stopped < started
+    assert host.runs() == {"0002-bbbb"}
+
+
+def test_where_memory_holds_one_release_the_old_one_comes_back_after_a_bad_one(host: Host) -> None:
+    host.deploy()
+    host.unhealthy = "it is ill"
+    with pytest.raises(_release.ReleaseFailed):
+        host.deploy(id="bbbb", build="b2", settings=ONE_BY_ONE)
+    assert (host.live(), host.runs()) == ("0001-aaaa", {"0001-aaaa"})
+    assert verbs(host, "asgi-shop@0001-aaaa.service")[-2:] == ["stop", "start"]
+
+
+def test_with_memory_for_two_the_old_one_is_not_touched(host: Host) -> None:
+    host.deploy()
+    host.asked.clear()
+    host.unhealthy = "it is ill"
+    with pytest.raises(_release.ReleaseFailed):
+        host.deploy(id="bbbb", build="b2")
+    assert verbs(host, "asgi-shop@0001-aaaa.service") == []
+
+
+def test_free_memory_that_comes_and_goes_is_no_change(host: Host) -> None:
+    host.deploy()
+    assert not host.deploy(settings=ONE_BY_ONE).changed
+    live = _release.live(host.root)
+    assert live is not None and not live.settings.side_by_side
+
+
+@pytest.mark.parametrize(("minutes", "recorded"), [(9, False), (11, True)])
+def test_memory_is_recorded_once_a_release_has_served(
+    host: Host, monkeypatch: pytest.MonkeyPatch, minutes: int, recorded: bool
+) -> None:
+    host.deploy()
+    live = _release.live(host.root)
+    assert live is not None
+    since = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
+    (live.path / "state.json").write_text(json.dumps({"state": "live", "live_at": since.isoformat()}))
+    held = {("shop", "0001-aaaa"): [_memory.Process(1, 0, 5), _memory.Process(2, 1, 7)]}
+    monkeypatch.setattr(_memory, "processes", lambda: held)
+    assert not host.deploy().changed
+    expected = {"base": 5, "per_worker": 7, "release": "0001-aaaa"}
+    assert _memory.recorded(host.root) == (expected if recorded else None)
 
 
 def test_new_settings_are_taken_for_a_release_that_was_cut_off(host: Host) -> None:
