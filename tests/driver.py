@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 PROJECT = Path(__file__).resolve().parents[1]
 HAMMER = PROJECT / "tests/hammer/hammer.py"
 PLAY_BOUND = 300  # seconds
-TASKS = {"site": "site.yml", **{name: f"asgi.stack.{name}" for name in ("rollback", "restart", "status")}}
+TASKS = {"site": "site.yml", **{name: f"asgi.stack.{name}" for name in ("rollback", "restart", "status", "plan")}}
 #: About 150 requests a second, and streams: a WebSocket lives until it is closed, an event stream for 12 seconds.
 LOAD = {
     "rates": "get_kept=80,get_new=30,post_kept=32,post_slow=8",
