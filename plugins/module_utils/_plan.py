@@ -93,8 +93,7 @@ def _present(
             **{key: app[key] for key in ("name", "state", *_EDGE)},
             "upstream": f"{live}/app.sock",
             "source_dir": f"{live}/build/src",
-            # Idle ones for each of Nginx' workers: enough for each worker of the application to be kept busy.
-            "keepalive": {**KEEPALIVE, "connections": max(32, 16 * sized["workers"])},
+            "keepalive": dict(KEEPALIVE),
         },
         "hooks": {kind: [_shell(command) for command in app["hooks"][kind]] for kind in ("build", "migrate")},
         "environment": {key: str(value) for key, value in sorted(app["environment"].items())},

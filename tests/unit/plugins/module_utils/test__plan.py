@@ -71,7 +71,7 @@ def test_what_the_edge_needs() -> None:
         "upstream": "/srv/asgi/shop/live/app.sock",
         "source_dir": "/srv/asgi/shop/live/build/src",
         "locations": [locations[0], {**locations[1], "root": None}],
-        "keepalive": {"time": 3, "timeout": 2, "connections": 64},
+        "keepalive": {"time": 3, "timeout": 2},
         "max_body_size": 5,
         "request_timeout": 60,
     }
