@@ -124,5 +124,5 @@ def middle(found: list[float]) -> float:
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Return a table for Markdown."""
-    lines = [header, tuple("---" for _ in header), *rows]
+    lines = [header, ("---",) * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -70,7 +70,7 @@ def main(name: str, rounds: str = "3") -> None:
             for loop in ("uvloop", "asyncio"):
                 starts[f"{PLAIN} {loop}"].append(start_plain(bench, loop, loop))
                 sockets[f"{PLAIN} {loop}"] = f"unix:/run/bench-{loop}/s"
-        for _round in range(int(rounds)):
+        for __ in range(int(rounds)):
             for server, base in sockets.items():
                 for kind, path in PATHS.items():
                     seen = bench.load(path, base=base, connections=256 if kind == "waits" else 64)
@@ -86,7 +86,7 @@ def main(name: str, rounds: str = "3") -> None:
         if workers == 2:
             h2c = [
                 bench.load(PATHS["small"], "-p", "h2c", "-m", "1", base=sockets["hypercorn"]).rate
-                for _round in range(int(rounds))
+                for __ in range(int(rounds))
             ]
     for loop in ("uvloop", "asyncio"):
         bench.host.run("systemctl", "stop", f"bench-{loop}.service")

@@ -75,7 +75,7 @@ def main(name: str, rounds: str = "5") -> None:
         }
         rates = defaultdict(list)
         failed = defaultdict(int)
-        for _round in range(int(rounds)):
+        for __ in range(int(rounds)):
             for place, (options, base) in places.items():
                 seen = bench.load("/healthz", *options, base=base)
                 rates[place].append(seen.rate)

@@ -320,3 +320,30 @@ def test_a_signal_ends_what_is_open() -> None:
     asyncio.run(main())
     assert ended[:2] == ["websocket.accept", "websocket.close"]
     assert sorted(ended[2:]) == ["http", "websocket"]
+
+
+def test_after_so_many_requests_connections_are_closed_and_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(worker.random, "randint", lambda least, most: most)
+    answers: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answers.append([name for name, _value in message["headers"]])
+
+    async def main() -> None:
+        guard = worker.Guard(application, notify="", max_requests=2, jitter=1, pool=0.3)
+        scope = {"type": "http", "headers": [], "client": None}
+        for version in ("1.1", "1.1", "1.1", "1.1", "2"):
+            await guard({**scope, "http_version": version}, None, send)
+        assert killed == []
+        await asyncio.sleep(0.5)
+
+    asyncio.run(main())
+    assert answers == [[b"a"], [b"a"], [b"a", b"connection"], [b"a", b"connection"], [b"a"]]
+    assert killed == [(os.getpid(), signal.SIGTERM)]

@@ -4,7 +4,8 @@
 """What stands around an application in each worker, whatever the server: `Guard`.
 
 Servers differ in what they take over from a proxy, in when they call themselves ready, in whether they notice an event
-loop that is blocked, and in how they part from their WebSockets. This makes them equal. Standard library only, Python
+loop that is blocked, in how they part from their WebSockets, and in what is lost when they replace a worker after so many
+requests. This makes them equal. Standard library only, Python
 3.10 and later.
 """
 
@@ -16,6 +17,7 @@ import faulthandler
 import importlib
 import ipaddress
 import os
+import random
 import signal
 import socket
 import sys
@@ -60,6 +62,9 @@ class Guard:
     :param notify: systemd's notification socket; it is told when the application has started.
     :param farewell: a signal on which open WebSockets are closed, and all else that is open after *grace* seconds, for
         a server that would drop the ones and wait for the others.
+    :param max_requests: requests after which the process ends, and the server replaces it; up to *jitter* more, at
+        random. 0 is never. For *pool* seconds before that each answer closes its connection: of those that the proxy
+        keeps, none is left on which it could be sending when the process goes.
     """
 
     def __init__(
@@ -72,6 +77,9 @@ class Guard:
         notify: str | None = None,
         farewell: signal.Signals | None = None,
         grace: float = 0,
+        max_requests: int = 0,
+        jitter: int = 0,
+        pool: float = 0,
     ) -> None:
         self.application = application
         self.root_path = root_path
@@ -80,6 +88,8 @@ class Guard:
         self.notify = os.environ.get("NOTIFY_SOCKET") if notify is None else notify
         self.farewell = farewell
         self.grace = grace
+        self.left = max_requests + random.randint(0, jitter) if max_requests else -1
+        self.pool = pool
         self.started = False
         self.leaving = False
         self.requests: set[asyncio.Task[Any]] = set()
@@ -94,12 +104,18 @@ class Guard:
         if self.root_path:
             scope["root_path"] = self.root_path
         take_client(scope)
+        if self.left > 0:
+            self.left -= 1
+            if self.left == 0:
+                asyncio.get_running_loop().call_later(self.pool, os.kill, os.getpid(), signal.SIGTERM)
         task = asyncio.current_task()
         assert task is not None
         self.requests.add(task)
         try:
             if scope["type"] == "websocket":
                 await self._converse(task, scope, receive, send)
+            elif self.left == 0 and scope["http_version"] in ("1.0", "1.1"):
+                await self.application(scope, receive, _closing(send))
             else:
                 await self.application(scope, receive, send)
         finally:
@@ -176,6 +192,17 @@ class Guard:
         """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
         faulthandler.dump_traceback_later(self.timeout, exit=True)
         loop.call_later(min(1.0, self.timeout / 5), self._watch, loop)
+
+
+def _closing(send: Send) -> Send:
+    """Return *send* with which the answer closes its connection."""
+
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return marked
 
 
 async def _close(send: Send) -> None:

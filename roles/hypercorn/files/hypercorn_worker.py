@@ -21,7 +21,7 @@ from hypercorn.config import Config
 
 
 class HypercornWorker(Worker):
-    """Serves the sockets that Gunicorn holds until it is told to stop, or has answered ``max_requests``."""
+    """Serves the sockets that Gunicorn holds until it is told to stop."""
 
     def init_signals(self) -> None:
         """Leave signals to the event loop."""
@@ -60,7 +60,6 @@ class HypercornWorker(Worker):
     def _config(self) -> Config:
         config = Config.from_toml(Path(__file__).with_name("hypercorn.toml"))
         config.bind = [f"fd://{os.dup(listener.fileno())}" for listener in self.sockets]
-        config.max_requests = self.max_requests if self.max_requests < sys.maxsize else None
         return config
 
     async def _leave(self, stop: asyncio.Event, graceful_timeout: float) -> None:
