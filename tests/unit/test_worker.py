@@ -347,3 +347,28 @@ def test_after_so_many_requests_connections_are_closed_and_the_process_ends(monk
     asyncio.run(main())
     assert answers == [[b"a"], [b"a"], [b"a", b"connection"], [b"a", b"connection"], [b"a"]]
     assert killed == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_uvicorn_stops_listening_before_it_closes_connections() -> None:
+    done: list[str] = []
+
+    class Listening:
+        def close(self) -> None:
+            done.append("closed")
+
+    class Server:
+        servers = [Listening()]
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            done.append(f"shut down {sockets}")
+
+    worker.make_patient(Server)
+
+    async def main() -> None:
+        stopping = asyncio.create_task(Server().shutdown("these"))
+        await asyncio.sleep(0.1)
+        done.append("what was accepted is served")
+        await stopping
+
+    asyncio.run(main())
+    assert done == ["closed", "what was accepted is served", "shut down these"]

@@ -4,9 +4,8 @@
 """What stands around an application in each worker, whatever the server: `Guard`.
 
 Servers differ in what they take over from a proxy, in when they call themselves ready, in whether they notice an event
-loop that is blocked, in how they part from their WebSockets, and in what is lost when they replace a worker after so many
-requests. This makes them equal. Standard library only, Python
-3.10 and later.
+loop that is blocked, in how they part from their WebSockets, and in what is lost when they replace a worker. This makes
+them equal. Standard library only, Python 3.10 and later.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ class Guard:
         if self.left > 0:
             self.left -= 1
             if self.left == 0:
-                asyncio.get_running_loop().call_later(self.pool, os.kill, os.getpid(), signal.SIGTERM)
+                asyncio.get_running_loop().call_later(self.pool, self._retire)
         task = asyncio.current_task()
         assert task is not None
         self.requests.add(task)
@@ -141,7 +140,7 @@ class Guard:
                 self.websockets[task] = send
             elif message["type"] == "websocket.close":
                 self.websockets.pop(task, None)
-            if not self.leaving:
+            if not self.leaving or message["type"] != "websocket.send":
                 await send(message)
 
         try:
@@ -188,10 +187,30 @@ class Guard:
         asyncio.ensure_future(self.leave())
         asyncio.get_running_loop().call_later(self.grace, self.cut)
 
+    def _retire(self) -> None:
+        leaving = asyncio.ensure_future(self.leave())
+        leaving.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGTERM))
+
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
         faulthandler.dump_traceback_later(self.timeout, exit=True)
         loop.call_later(min(1.0, self.timeout / 5), self._watch, loop)
+
+
+def make_patient(server: Any) -> None:
+    """Have Uvicorn's class ``Server`` answer what it has accepted before it closes connections that ask for nothing.
+
+    One that was accepted just before has its request waiting in the kernel, unread, and seems to be idle.
+    """
+    impatient = server.shutdown
+
+    async def shutdown(self: Any, sockets: Any = None) -> None:
+        for listening in self.servers:
+            listening.close()
+        await asyncio.sleep(0.5)
+        await impatient(self, sockets)
+
+    server.shutdown = shutdown
 
 
 def _closing(send: Send) -> Send:

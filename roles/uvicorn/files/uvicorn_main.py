@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import sys
 
+from asgi_stack_worker import make_patient
 from uvicorn.main import main
+from uvicorn.server import Server
 from uvicorn.supervisors.multiprocess import Process
 
 
@@ -23,6 +25,7 @@ def start(self: Process) -> None:
 
 
 Process.start = start  # type: ignore[method-assign]
+make_patient(Server)
 
 if __name__ == "__main__":
     # Where the application is, as with `python -m uvicorn`.
