@@ -284,7 +284,7 @@ def test_what_is_still_served_can_be_cut() -> None:
         guard = worker.Guard(application, notify="")
         task = asyncio.create_task(guard({"type": "http", "headers": [], "client": None}, None, None))
         await asyncio.sleep(0)
-        guard.cut()
+        await guard.finish(0.1)
         with pytest.raises(asyncio.CancelledError):
             await task
         assert guard.requests == set()

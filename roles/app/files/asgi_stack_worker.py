@@ -127,6 +127,12 @@ class Guard:
         if closing:
             await asyncio.wait(closing, timeout=2)
 
+    async def finish(self, seconds: float) -> None:
+        """Wait until nothing is being served; cancel what still is after so many seconds."""
+        if self.requests:
+            await asyncio.wait(self.requests, timeout=seconds)
+        self.cut()
+
     def cut(self) -> None:
         """Cancel what is still being served."""
         for task in self.requests:
