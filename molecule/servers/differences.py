@@ -1,0 +1,30 @@
+# Copyright: (c) 2026, the asgi.stack authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where servers differ by nature. A test reads it by name, and asserts what is written here, not nothing."""
+
+from __future__ import annotations
+
+#: What is otherwise than with the rest: {difference: {variant: why}}.
+DIFFERENCES: dict[str, dict[str, str]] = {
+    # Messages of a WebSocket are not compressed, whatever the client offers.
+    "no permessage-deflate": {
+        "gunicorn-asgi": "Gunicorn's own WebSocket implementation knows no extensions",
+        "granian": "its WebSocket library, tungstenite, has no permessage-deflate",
+    },
+    # A server that is told to stop drops its WebSockets; the others close them with 1012 or 1001.
+    "WebSockets are cut at a stop": {
+        "gunicorn-asgi": "its worker waits for them, up to graceful_timeout, and then ends",
+        "hypercorn": "it cancels what is not a request in flight",
+        "granian": "its runtime ends with the last request",
+    },
+    # There is no number of requests after which a worker is replaced.
+    "no max_requests": {
+        "granian": "it replaces workers by age or memory only: workers_lifetime, workers_max_rss",
+    },
+}
+
+
+def differs(difference: str, variant: str) -> bool:
+    """Return whether a variant is otherwise than the rest; the difference must be in the table."""
+    return variant in DIFFERENCES[difference]
