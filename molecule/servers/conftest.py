@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2] / "tests")]
 
 import driver
+import variants
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aged() -> Iterator[driver.Load]:
+    """A little load on the application whose workers are replaced by their age, from the first test on."""
+    (app,) = [app for app in variants.APPS if app.name == "aged-granian"]
+    rates = "get_kept=10,get_new=5,post_kept=5,post_slow=1"
+    load = driver.Load(app.host, app.domain, "aged", rates=rates, streams="ws=0,sse=0")
+    yield load
+    if load.process.poll() is None:
+        load.end()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,10 +20,8 @@ import driver
 import yaml
 
 HERE = Path(__file__).resolve().parent
-#: The declared applications of each host. The templates in them stay as they are.
-DECLARED: dict[str, list[dict[str, Any]]] = yaml.safe_load(
-    (HERE / "group_vars/asgi_app_hosts.yml").read_text(encoding="utf-8")
-)["test_apps"]
+#: What the inventory says. Templates in it stay as they are.
+DECLARED: dict[str, Any] = yaml.safe_load((HERE / "group_vars/asgi_app_hosts.yml").read_text(encoding="utf-8"))
 WIRE = (HERE / "host/wire.py").read_text(encoding="utf-8")
 
 
@@ -153,23 +151,14 @@ def read(tape: Tape, method: str = "GET") -> tuple[http.client.HTTPResponse, Any
     return response, json.loads(body) if is_json else body
 
 
-def declared(**with_values: Any) -> list[App]:
-    """Return the applications that are declared with these values (`app="main:app"`), on all hosts."""
-    return [
-        App(driver.Host(host), app)
-        for host, apps in DECLARED.items()
-        for app in apps
-        if all(app.get(key) == value for key, value in with_values.items())
-    ]
-
-
 def name_of(app: App) -> str:
     """Name a parameter of a test."""
     return f"{app.host.name.removeprefix('servers-')}-{app.name}"
 
 
+APPS = [App(driver.Host(host), app) for host, apps in DECLARED["test_apps"].items() for app in apps]
 #: tests/apps/contract on each server and worker class.
-CONTRACT = [app for app in declared() if app.declared["source"]["path"].endswith("/contract") and app.name != "moving"]
+CONTRACT = [app for app in APPS if app.root == DECLARED["test_contract"]["root_path"]]
 #: Those of the host that has them all.
 ALL_VARIANTS = [app for app in CONTRACT if app.host.name == "servers-debian13"]
 PROJECT = Path(os.environ.get("MOLECULE_PROJECT_DIRECTORY", HERE.parents[1]))
