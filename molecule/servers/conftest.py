@@ -19,14 +19,33 @@ import variants
 
 
 @pytest.fixture(scope="session", autouse=True)
+def meanwhile(request: pytest.FixtureRequest) -> None:
+    """Begin with the first test what takes a while and is judged by a later one, if that one is run."""
+    for name in ("aged", "broken"):
+        if any(name in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+            request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="session")
 def aged() -> Iterator[driver.Load]:
-    """A little load on the application whose workers are replaced by their age, from the first test on."""
+    """A little load on the application whose workers are replaced by their age."""
     (app,) = [app for app in variants.APPS if app.name == "aged-granian"]
     rates = "get_kept=10,get_new=5,post_kept=5,post_slow=1"
     load = driver.Load(app.host, app.domain, "aged", rates=rates, streams="ws=0,sse=0")
     yield load
     if load.process.poll() is None:
         load.end()
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[driver.Running]:
+    """A run that declares an application whose lifespan fails, on each server, on the host that has less to do."""
+    source = {"test_source": str(variants.PROJECT / "tests/apps")}
+    stack = driver.Stack(variants.LESS_BUSY, tmp_path_factory.mktemp("broken"), source)
+    play = stack.start("site", *(variants.broken(app) for app in variants.ALL_VARIANTS))
+    yield play
+    if play.process.poll() is None:
+        play.play()
 
 
 @pytest.hookimpl(wrapper=True)

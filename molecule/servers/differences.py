@@ -12,6 +12,14 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "gunicorn-asgi": "Gunicorn's own WebSocket implementation knows no extensions",
         "granian": "its WebSocket library, tungstenite, has no permessage-deflate",
     },
+    # What an application adds to the headers when it accepts a WebSocket reaches nobody.
+    "no headers of websocket.accept": {
+        "granian": "it answers the handshake itself, with the subprotocol alone",
+    },
+    # Of a WebSocket that the client has closed, the application sees 1006 instead of the client's code.
+    "no close code of the client": {
+        "hypercorn": "it tells its own state, and not what the client sent",
+    },
     # A server that is told to stop drops its WebSockets; the others close them with 1012 or 1001.
     "WebSockets are cut at a stop": {
         "gunicorn-asgi": "its worker waits for them, up to graceful_timeout, and then ends",

@@ -157,8 +157,26 @@ def name_of(app: App) -> str:
 
 
 APPS = [App(driver.Host(host), app) for host, apps in DECLARED["test_apps"].items() for app in apps]
+
+
+def broken(like: App) -> dict[str, Any]:
+    """Declare an application whose lifespan fails, on the server of another one."""
+    server = like.declared["server"]
+    return {
+        "name": f"broken-{like.name}",
+        "app": "lifespan_error:app",
+        "source": {"path": "{{ test_source }}/broken"},
+        "domains": [f"broken-{like.name}.test"],
+        "workers": 2,
+        "health": {"path": "/", "timeout": 20},
+        "server": server,
+        server: like.declared[server],
+    }
+
+
 #: tests/apps/contract on each server and worker class.
 CONTRACT = [app for app in APPS if app.root == DECLARED["test_contract"]["root_path"]]
 #: Those of the host that has them all.
 ALL_VARIANTS = [app for app in CONTRACT if app.host.name == "servers-debian13"]
+LESS_BUSY = driver.Host("servers-debian12")
 PROJECT = Path(os.environ.get("MOLECULE_PROJECT_DIRECTORY", HERE.parents[1]))

@@ -9,6 +9,8 @@ what the server does.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
 import hashlib
 import http.client
 import json
@@ -17,7 +19,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import client
@@ -36,6 +38,21 @@ WORKERS = 2
 REPLACED = 40
 
 
+def each_at_once(check: Callable[[App], None]) -> Callable[[App], None]:
+    """Ask all applications when the first is asked: most of such a check is waiting. Each test judges its own."""
+    results: dict[str, concurrent.futures.Future[None]] = {}
+
+    @each
+    @functools.wraps(check)
+    def test(app: App) -> None:
+        if not results:
+            with concurrent.futures.ThreadPoolExecutor(len(variants.CONTRACT)) as pool:
+                results.update((variants.name_of(one), pool.submit(check, one)) for one in variants.CONTRACT)
+        results[variants.name_of(app)].result()
+
+    return test
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -47,10 +64,10 @@ def sha256(data: bytes) -> str:
 def test_lifespan_starts_once_a_worker(app: App) -> None:
     since = app.host.out("systemctl", "show", "--timestamp=unix", "--property=ExecMainStartTimestamp", app.unit)
     began = int(since.partition("=@")[2])
-    started = [event["pid"] for event in app.events("startup") if event["at"] >= began]
+    started = [event["pid"] for event in app.events("startup", release=app.live()) if event["at"] >= began]
     assert len(started) == len(set(started)) == WORKERS
     assert app.workers() == set(started)
-    assert [event for event in app.events("shutdown") if event["at"] >= began] == []
+    assert [event for event in app.events("shutdown", release=app.live()) if event["at"] >= began] == []
 
 
 @each
@@ -106,7 +123,7 @@ def test_websocket_says_who_asks_and_what(app: App) -> None:
 # --- HTTP/1.1 --------------------------------------------------------------------------------------------------------
 
 
-@each
+@each_at_once
 def test_connection_is_kept(app: App) -> None:
     tape, __ = app.exchange((0, app.message("/api/info")), (0.5, app.message("/api/info", Connection="close")))
     first, second = read(tape), read(tape)
@@ -141,7 +158,7 @@ def test_pipelined_requests_are_answered_in_order(app: App) -> None:
     assert tape.read() == b""
 
 
-@each
+@each_at_once
 def test_head_has_the_headers_alone(app: App) -> None:
     """The application sends a body all the same: the server drops it, or the next answer could not be read."""
     messages = app.message("/healthz", "HEAD"), app.message("/healthz", Connection="close")
@@ -154,7 +171,7 @@ def test_head_has_the_headers_alone(app: App) -> None:
     assert app.request("/healthz", method="HEAD").body == b""
 
 
-@each
+@each_at_once
 def test_answer_of_unknown_length_is_chunked(app: App) -> None:
     tape, __ = app.exchange((0, app.message("/chunked?count=3")), (0.3, app.message("/healthz", Connection="close")))
     response, body = read(tape)
@@ -164,12 +181,13 @@ def test_answer_of_unknown_length_is_chunked(app: App) -> None:
     assert app.request("/chunked?count=3").body == body
 
 
-@each
+@each_at_once
 def test_expect_100_continue_is_answered(app: App) -> None:
     head = app.message("/upload", "POST", Content_Length="4", Expect="100-continue", Connection="close")
     tape, __ = app.exchange((0, head), (1, b"four"))
     assert tape.readline().startswith(b"HTTP/1.1 100")
-    assert tape.readline() == b"\r\n"
+    while tape.readline() != b"\r\n":
+        pass  # an interim answer may have headers
     assert read(tape)[1]["bytes"] == 4
 
 
@@ -184,7 +202,7 @@ def test_large_upload_is_streamed(app: App) -> None:
     assert answer["pieces"] > 10
 
 
-@each
+@each_at_once
 def test_chunked_upload_reaches_the_application_while_it_is_sent(app: App) -> None:
     pieces = [os.urandom(100_000) for __ in range(3)]
     head = app.message("/upload", "POST", Transfer_Encoding="chunked", Connection="close")
@@ -215,7 +233,7 @@ def test_upload_beyond_the_limit_is_refused(app: App, chunked: bool) -> None:
 # --- slow clients ----------------------------------------------------------------------------------------------------
 
 
-@each
+@each_at_once
 def test_slow_sender_is_served_beside_others(app: App) -> None:
     """Its head comes in pieces, and then its body."""
     body = b"0123456789"
@@ -234,7 +252,7 @@ def test_slow_sender_is_served_beside_others(app: App) -> None:
     assert read(tape)[1]["sha256"] == sha256(body)
 
 
-@each
+@each_at_once
 def test_slow_reader_is_waited_for(app: App) -> None:
     """What it has not read is not piled up in the worker: the application is made to wait."""
     size, progress = 64_000_000, f"/var/lib/asgi/{app.name}/download"
@@ -264,7 +282,7 @@ def test_client_that_goes_away_is_noticed(app: App) -> None:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-@each
+@each_at_once
 def test_events_arrive_one_by_one(app: App) -> None:
     arrivals = client.event_times(app.host.address, app.domain, f"{app.root}/events?count=4&interval=0.3")
     client.assert_one_by_one(arrivals, 4, 0.3)
@@ -293,10 +311,11 @@ def test_websocket_is_compressed(app: App) -> None:
 
 
 @each
-def test_websocket_agrees_on_a_subprotocol(app: App) -> None:
+def test_websocket_is_accepted_with_subprotocol_and_headers(app: App) -> None:
     with app.websocket("/ws", subprotocols=["chat.v2", "chat.v1"]) as socket:
         assert socket.subprotocol == "chat.v2"
-        assert socket.response.headers["X-Release"] == app.live()
+        headers = socket.response.headers
+    assert headers.get("X-Release") == (None if differs("no headers of websocket.accept", app.name) else app.live())
 
 
 @each
@@ -308,7 +327,7 @@ def test_websocket_is_closed_cleanly_by_either_side(app: App) -> None:
         socket.close(code=3001, reason="enough")
         assert socket.close_code == 3001
     seen = [event["code"] for event in app.events("websocket.disconnect") if event["query"] == word]
-    assert seen == [3001]
+    assert seen == [1006 if differs("no close code of the client", app.name) else 3001]
     with app.websocket("/ws") as socket:
         socket.send("close 4002 that is all")
         with pytest.raises(ConnectionClosed):
@@ -368,30 +387,31 @@ def test_memory_and_files_stay_level(app: App) -> None:
         for __ in range(6):
             assert sum(app.many("/api/info", count).values()) == count
 
-    many(150)
+    many(100)
     before = used(app)
-    many(500)
-    time.sleep(0.5)
+    many(400)
     after = used(app)
     assert before.keys() == after.keys(), "a worker was replaced"
-    for pid, (memory, files) in after.items():
-        # 3000 requests: half a KiB kept of each would be 1.5 MiB.
-        assert memory - before[pid][0] < 1024, (before, after)
-        assert files - before[pid][1] <= 2, (before, after)
+    # 2400 requests: 1 KiB kept of each would be 1.2 MiB for a worker that got half of them.
+    assert all(memory - before[pid][0] < 1024 for pid, (memory, __) in after.items()), (before, after)
+
+    def closed() -> bool:
+        """Whether what was connected has been let go of; a server may take a moment."""
+        return all(files <= before[pid][1] + 1 for pid, (__, files) in used(app).items())
+
+    wait_for(f"as many open files as before, {before}", closed, 20)
 
 
 # --- stopping and failing: what was asked of them above is over ------------------------------------------------------
 
 
-@pytest.fixture
-def answers_again(app: App) -> Iterator[None]:
-    """What a test did to the workers is over when the next one begins."""
-    yield
+def assert_answers_again(app: App) -> None:
+    """Wait until what a test did to the workers is over, and all of them answer."""
     wait_for("as many workers answer as were declared", lambda: len(app.answering(20)) == WORKERS, REPLACED)
 
 
-@each
-def test_dead_worker_is_replaced(app: App, answers_again: None) -> None:
+@each_at_once
+def test_dead_worker_is_replaced(app: App) -> None:
     before = app.workers()
     main = app.host.show(app.unit, "MainPID", "NRestarts")
     victim = min(before)
@@ -399,10 +419,11 @@ def test_dead_worker_is_replaced(app: App, answers_again: None) -> None:
     wait_for("another has started", lambda: len(app.workers() - {victim}) == WORKERS, REPLACED)
     assert before - {victim} < app.workers(), "the other was replaced as well"
     assert app.host.show(app.unit, "MainPID", "NRestarts") == main, "the server was started anew"
+    assert_answers_again(app)
 
 
-@each
-def test_hung_worker_is_replaced(app: App, answers_again: None) -> None:
+@each_at_once
+def test_hung_worker_is_replaced(app: App) -> None:
     before = app.workers()
     count = len(app.events("block"))
     message = app.message("/block?seconds=600", Connection="close")
@@ -416,10 +437,11 @@ def test_hung_worker_is_replaced(app: App, answers_again: None) -> None:
     wait_for("another has started", lambda: len(app.workers()) == WORKERS, REPLACED)
     assert before - {blocked["pid"]} < app.workers(), "the other was replaced as well"
     thread.join()
+    assert_answers_again(app)
 
 
-@each
-def test_stop_finishes_what_is_in_flight(app: App, answers_again: None) -> None:
+@each_at_once
+def test_stop_finishes_what_is_in_flight(app: App) -> None:
     before = app.workers()
     answers: list[client.Answer] = []
     body = os.urandom(20_000)
@@ -434,3 +456,4 @@ def test_stop_finishes_what_is_in_flight(app: App, answers_again: None) -> None:
     shut_down = [event["pid"] for event in app.events("shutdown")]
     assert {pid: shut_down.count(pid) for pid in before} == dict.fromkeys(before, 1)
     assert not app.workers() & before
+    assert_answers_again(app)

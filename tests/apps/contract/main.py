@@ -152,7 +152,7 @@ async def events(exchange: Exchange) -> None:
     """Send `count` events, one every `interval` seconds; with count=0, until the client goes away."""
     count, interval = int(exchange.number("count", 5)), exchange.number("interval", 0.2)
     await exchange.digest()
-    gone = asyncio.create_task(exchange.receive())
+    gone = asyncio.ensure_future(exchange.receive())
     try:
         await exchange.start(kind="text/event-stream", cache_control="no-cache")
         number = 0
