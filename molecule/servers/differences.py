@@ -20,12 +20,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "no close code of the client": {
         "hypercorn": "it tells its own state, and not what the client sent",
     },
-    # A server that is told to stop drops its WebSockets; the others close them with 1012 or 1001.
-    "WebSockets are cut at a stop": {
-        "gunicorn-asgi": "its worker waits for them, up to graceful_timeout, and then ends",
-        "hypercorn": "it cancels what is not a request in flight",
-        "granian": "its runtime ends with the last request",
-    },
     # There is no number of requests after which a worker is replaced.
     "no max_requests": {
         "granian": "it replaces workers by age or memory only: workers_lifetime, workers_max_rss",
