@@ -169,6 +169,12 @@ class Host:
                 subprocess.run(["docker", "network", "connect", network, self.name], check=True)
 
 
+def add_logs(report: Any, host: Host | None, *commands: str) -> None:
+    """Add to pytest's report of a test that failed what shell commands say in the host it was about."""
+    if host is not None and report.when == "call" and report.failed:
+        report.sections.extend((command, host.run("sh", "-c", command).stdout) for command in commands)
+
+
 @dataclass
 class Answer:
     """What a request was answered with."""

@@ -95,14 +95,13 @@ def step(request: pytest.FixtureRequest, story: Story) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Show with each test that fails what the host's services logged."""
     report = yield
-    host = getattr(item, "funcargs", {}).get("machine")
-    if report.when == "call" and report.failed and host is not None:
-        log = "journalctl --no-pager --boot --output short-precise --unit 'asgi*' --unit nginx"
-        for command in (
-            "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
-            # What is not a line of an access log.
-            f"{log} | grep -v ' HTTP/1.1\" ' | tail -n 80",
-            "tail -n 20 /var/log/nginx/error.log",
-        ):
-            report.sections.append((command, host.run("sh", "-c", command).stdout))
+    log = "journalctl --no-pager --boot --output short-precise --unit 'asgi*' --unit nginx"
+    driver.add_logs(
+        report,
+        getattr(item, "funcargs", {}).get("machine"),
+        "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
+        # What is not a line of an access log.
+        f"{log} | grep -v ' HTTP/1.1\" ' | tail -n 80",
+        "tail -n 20 /var/log/nginx/error.log",
+    )
     return report

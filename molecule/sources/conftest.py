@@ -47,11 +47,10 @@ def stack(machine: driver.Host, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Show with each test that fails what the host's services logged."""
     report = yield
-    host = getattr(item, "funcargs", {}).get("machine")
-    if report.when == "call" and report.failed and host is not None:
-        for command in (
-            "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
-            "journalctl --no-pager --boot --lines 60 --unit 'asgi*' --unit nginx",
-        ):
-            report.sections.append((command, host.run("sh", "-c", command).stdout))
+    driver.add_logs(
+        report,
+        getattr(item, "funcargs", {}).get("machine"),
+        "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
+        "journalctl --no-pager --boot --lines 60 --unit 'asgi*' --unit nginx",
+    )
     return report

@@ -1,19 +1,26 @@
 # Copyright: (c) 2026, the asgi.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A client of the test hosts that says what it connects to, what name it asks for, and what it claims."""
+"""A client of the test hosts that says what it connects to, what name it asks for, and what it claims.
+
+Used by the tests of molecule/default and molecule/servers.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import ssl
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import websockets.sync.client
 
 SECONDS = 10
 
@@ -75,9 +82,12 @@ def open_request(
     method: str = "GET",
     host: str | None = None,
     headers: Mapping[str, str] | None = None,
-    body: bytes | None = None,
+    body: bytes | Iterable[bytes] | None = None,
 ) -> tuple[socket.socket, http.client.HTTPResponse]:
-    """Send a request to *target* for the server *name* (in TLS) and *host* (in HTTP, by default the same)."""
+    """Send a request to *target* for the server *name* (in TLS) and *host* (in HTTP, by default the same).
+
+    A *body* that is not bytes is sent chunked, piece by piece.
+    """
     connection = http.client.HTTPConnection(target)
     connection.sock = connect(target, name, tls)
     connection.request(method, path, body=body, headers={"Host": host or name, **(headers or {})})
@@ -90,3 +100,36 @@ def request(target: str, name: str, path: str, **options: Any) -> Answer:
     with connection:
         client = connection.getsockname()[0]
         return Answer(response.status, response.headers, response.read(), client)
+
+
+def event_times(target: str, name: str, path: str, **options: Any) -> list[float]:
+    """Return when each event of a stream arrived, seconds."""
+    connection, response = open_request(target, name, path, **options)
+    arrivals = []
+    with connection:
+        while line := response.readline():
+            if line.startswith(b"data:"):
+                arrivals.append(time.monotonic())
+    return arrivals
+
+
+def assert_one_by_one(arrivals: list[float], count: int, interval: float) -> None:
+    """Assert that *count* events arrived one by one: buffered anywhere, no two would be far apart."""
+    assert len(arrivals) == count
+    assert arrivals[-1] - arrivals[0] > interval * (count - 1) / 2, arrivals
+    pauses = [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]
+    assert sum(pause > interval / 3 for pause in pauses) >= count - 2, arrivals
+
+
+@contextlib.contextmanager
+def websocket(
+    target: str, name: str, path: str, *, tls: bool = True, **options: Any
+) -> Iterator[websockets.sync.client.ClientConnection]:
+    """Open a WebSocket; *options* are those of websockets.sync.client.connect. Nothing is waited for too long."""
+    with (
+        connect(target, name, tls) as connection,
+        websockets.sync.client.connect(
+            f"ws://{name}{path}", sock=connection, proxy=None, open_timeout=SECONDS, close_timeout=SECONDS, **options
+        ) as found,
+    ):
+        yield found
