@@ -21,20 +21,8 @@ import variants
 @pytest.fixture(scope="session", autouse=True)
 def meanwhile(request: pytest.FixtureRequest) -> None:
     """Begin with the first test what takes a while and is judged by a later one, if that one is run."""
-    for name in ("aged", "broken"):
-        if any(name in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
-            request.getfixturevalue(name)
-
-
-@pytest.fixture(scope="session")
-def aged() -> Iterator[driver.Load]:
-    """A little load on the application whose workers are replaced by their age."""
-    (app,) = [app for app in variants.APPS if app.name == "aged-granian"]
-    rates = "get_kept=10,get_new=5,post_kept=5,post_slow=1"
-    load = driver.Load(app.host, app.domain, "aged", rates=rates, streams="ws=0,sse=0")
-    yield load
-    if load.process.poll() is None:
-        load.end()
+    if any("broken" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+        request.getfixturevalue("broken")
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,6 @@ DIFFERENCES: dict[str, dict[str, str]] = {
     "no close code of the client": {
         "hypercorn": "it tells its own state, and not what the client sent",
     },
-    # There is no number of requests after which a worker is replaced.
-    "no max_requests": {
-        "granian": "it replaces workers by age or memory only: workers_lifetime, workers_max_rss",
-    },
 }
 
 

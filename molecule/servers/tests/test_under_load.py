@@ -16,7 +16,6 @@ from typing import Any
 import driver
 import pytest
 import variants
-from differences import differs
 from driver import wait_for
 
 #: From what is served first to the same again, over all others.
@@ -31,7 +30,7 @@ def moving(name: str, variant: str) -> dict[str, Any]:
     """Declare one of the two applications with the server of a variant."""
     (like,) = [app.declared for app in variants.ALL_VARIANTS if app.name == variant]
     server = like["server"]
-    more = RECYCLED if name == "recycled" and not differs("no max_requests", variant) else {}
+    more = RECYCLED if name == "recycled" else {}
     return {**like, **variants.DECLARED[f"test_{name}"], server: {**like[server], **more}}
 
 
@@ -54,8 +53,7 @@ class Story:
             assert live["release"] not in releases, "it was no deploy"
             releases.append(live["release"])
         self.begin()
-        if not differs("no max_requests", variant):
-            self.recycle(variant)
+        self.recycle(variant)
 
     def recycle(self, variant: str) -> None:
         """Ask the other application until its workers have been replaced, each once or twice."""
@@ -129,18 +127,8 @@ def test_websockets_are_closed_as_a_restart(story: Story, app: variants.App) -> 
     assert summary["closed_properly"] >= 3 * (len(STEPS) - 1)
 
 
-@pytest.mark.parametrize("variant", [name for name in dict.fromkeys(STEPS) if not differs("no max_requests", name)])
+@pytest.mark.parametrize("variant", dict.fromkeys(STEPS))
 def test_recycled_workers_lose_nothing(story: Story, app: variants.App, variant: str) -> None:
     summary = story.summaries[f"recycled {variant}"]
-    assert driver.losses(summary) == []
-    assert summary["ok"] is True, summary
-
-
-@pytest.mark.parametrize("app", [app for app in variants.APPS if app.name == "aged-granian"], ids=variants.name_of)
-def test_workers_that_are_replaced_by_age_lose_nothing(app: variants.App, aged: driver.Load) -> None:
-    """Granian's are a minute old at most; the load on them began with the first of all tests."""
-    assert differs("no max_requests", app.declared["server"])
-    wait_for("all workers are replaced", lambda: len(app.events("startup")) >= 4, 120)
-    summary = aged.end()
     assert driver.losses(summary) == []
     assert summary["ok"] is True, summary
