@@ -49,7 +49,6 @@ from hypercorn.protocol.events import Body, EndBody, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h3 import H3Protocol
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.typing import ConnectionState
 from hypercorn_gate import Gate
 
@@ -113,16 +112,6 @@ class _Connection(TCPServer):
                 protocol.connection.close_connection()
                 await protocol._flush()
                 await self.protocol_send(Closed())
-
-    async def close_websockets(self) -> None:
-        """Say goodbye to WebSockets, with 'service restart'."""
-        protocol = self._protocol
-        streams = (
-            [protocol.stream] if isinstance(protocol, H11Protocol) else list(getattr(protocol, "streams", {}).values())
-        )
-        for stream in streams:
-            if isinstance(stream, WSStream) and stream.state is ASGIWebsocketState.CONNECTED:
-                await stream.app_send({"type": "websocket.close", "code": 1012, "reason": None})
 
 
 # QUIC -----------------------------------------------------------------------------------------------------------------
@@ -522,8 +511,8 @@ class Front:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), TICK)
         until = self.loop.time() + self.config.graceful_timeout
-        for connection in list(self.connections):
-            await connection.close_websockets()
+        if not stop.is_set():
+            await self.guard.leave()
         while await self._leave() and self.loop.time() < until:
             if self.lock is not None:  # a worker that takes this one's place shall read UDP
                 os.close(self.lock)
