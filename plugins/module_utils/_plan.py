@@ -127,7 +127,7 @@ def _server(
         "name": name,
         "options": {**room["options"], **own},
         "requirements": [*room["requirements"], *front["requirements"]],
-        "files": {**room["files"], **front["files"]},
+        "files": {**room.get("files", {}), **front["files"]},
         "argv": [part.format(**places) for part in room["argv"]],
     }
 
