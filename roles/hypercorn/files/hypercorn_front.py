@@ -17,6 +17,7 @@ What speaks the protocols is Hypercorn; this module has the sockets, and mends w
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -57,6 +58,8 @@ TICK = 0.1  # seconds between two looks at the link
 HANDSHAKE = 10.0  # seconds that a TLS handshake may take
 SETTLE = 5.0  # seconds that a client has to take note of GOAWAY
 BATCH = 64  # datagrams read at once, before others have their turn
+OUTBOX = 4096  # datagrams that may wait for another worker
+RETRY = 0.005  # seconds until it is tried again
 BACKLOG = 256  # events of one QUIC connection that may wait for the application
 SEND_BUFFER = 1 << 20  # bytes of an answer that may wait for a client
 LAST_STREAM = (1 << 62) - 4  # RFC 9114 5.2: the highest, for 'no more, but what is under way is done'
@@ -330,7 +333,7 @@ class Quic:
         self.server = sock.getsockname()[:2]
         self.peers: dict[bytes, _Peer] = {}
         self.reads = False
-        self.handed = 0
+        self.outbox: collections.deque[tuple[str, bytes]] = collections.deque(maxlen=OUTBOX)
         self.configuration = QuicConfiguration(alpn_protocols=H3_ALPN, is_client=False)
         self.configuration.load_cert_chain(certfile=front.config.certfile, keyfile=front.config.keyfile)
         self.loop.add_reader(inbox.fileno(), self._read_inbox)
@@ -398,11 +401,24 @@ class Quic:
             self._hand_on(data, address)
 
     def _hand_on(self, data: bytes, address: Any) -> None:
-        self.handed += 1
         message = json.dumps(address).encode() + b"\0" + data
-        for path in self.others():
-            with contextlib.suppress(OSError):
+        waited = bool(self.outbox)
+        self.outbox += [(path, message) for path in self.others()]
+        if not waited:
+            self._empty_outbox()
+
+    def _empty_outbox(self) -> None:
+        """Send what waits. A unix socket takes ten datagrams and no more (net.unix.max_dgram_qlen)."""
+        for _turn in range(len(self.outbox)):
+            path, message = self.outbox.popleft()
+            try:
                 self.inbox.sendto(message, socket.MSG_DONTWAIT, path)
+            except BlockingIOError:
+                self.outbox.append((path, message))
+            except OSError:
+                pass  # it has ended
+        if self.outbox:
+            self.loop.call_later(RETRY, self._empty_outbox)
 
     def send(self, data: bytes, address: Any) -> None:
         with contextlib.suppress(OSError):  # what does not fit is as good as lost on the way
@@ -478,7 +494,8 @@ class Front:
         self.servers: list[asyncio.base_events.Server] = []
         self.quic: Quic | None = None
         self.lock: int | None = None
-        self.marker = self.place / f"front.{os.getpid()}"
+        self.marker = self.place / f"front.{os.getpid()}"  # there while this worker has connections
+        self.own = f"quic.{os.getpid()}.sock"
         self.listed: tuple[float, list[str]] = (0, [])
 
     @property
@@ -521,6 +538,8 @@ class Front:
         await self.context.terminated.set()
         if self.quic is not None:
             self.quic.close()
+        for path in (self.marker, self.place / self.own):
+            path.unlink(missing_ok=True)
 
     async def _open(self) -> None:
         if not self.servers:
@@ -583,13 +602,13 @@ class Front:
     def _inbox(self) -> socket.socket:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         bound.setblocking(False)
-        bound.bind(str(self.place / f"quic.{os.getpid()}.sock"))
+        bound.bind(str(self.place / self.own))
         return bound
 
     def _others(self) -> list[str]:
         """Return the inboxes of all others, looked up once a second at most."""
         now = time.monotonic()
         if now - self.listed[0] > 1:
-            own = self.place / f"quic.{os.getpid()}.sock"
+            own = self.place / self.own
             self.listed = (now, [str(path) for path in self.place.parent.glob("*/quic.*.sock") if path != own])
         return self.listed[1]
