@@ -240,6 +240,8 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     for name in sorted(both):
         problems.append(f"secrets.{name}: also in environment, expected in one of them")
     _check_locations(app.get("locations"), check, problems)
+    if app.get("edge") == "hypercorn":
+        _check_front(app, problems)
     for kind, commands in _items(app.get("hooks")):
         for index, command in enumerate(_list(commands)):
             parts = command if isinstance(command, (list, tuple)) else [command]
@@ -316,6 +318,19 @@ def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: l
         )
 
 
+def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
+    """Append what an application without Nginx cannot have."""
+    server = app.get("server") or "gunicorn"
+    if server != "hypercorn":
+        problems.append(f"edge: found hypercorn with the server {_show(server)}, expected server: hypercorn with it")
+    tls = app.get("tls")
+    if isinstance(tls, t.Mapping) and tls.get("mode") == "none":
+        problems.append("tls.mode: found 'none', expected TLS with edge: hypercorn (HTTP/2 and HTTP/3 need it)")
+    for index, location in enumerate(_list(app.get("locations"))):
+        if isinstance(location, t.Mapping) and location.get("kind") == "static":
+            problems.append(f"locations[{index}].kind: found 'static', which only Nginx serves, not edge: hypercorn")
+
+
 def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
     problems: list[str] = []
     names: dict[str, int] = {}
@@ -331,6 +346,15 @@ def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
                 problems.append(f"asgi_apps ({name}): domains: found {domain} a second time, expected it once")
             elif other != name:
                 problems.append(f"asgi_apps ({name}): domains: found {domain}, which the application {other} has too")
+    present = [app for app in apps if app.get("state") != "absent"]
+    names_present = [str(app.get("name")) for app in present]
+    fronts = [str(app.get("name")) for app in present if app.get("edge") == "hypercorn"]
+    if fronts and len(present) > 1:
+        others = ", ".join(name for name in names_present if name != fronts[0]) or fronts[0]
+        problems.append(
+            f"asgi_apps ({fronts[0]}): edge: found hypercorn beside {others} on the same host, expected no other "
+            "application: it has the ports of HTTP and HTTPS to itself"
+        )
     for name, count in names.items():
         if count > 1 and name != "None":
             problems.append(f"asgi_apps ({name}): name: found {count} times, expected once")

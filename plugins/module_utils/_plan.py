@@ -42,8 +42,9 @@ def plan(
     :param sizing: for each name ``{workers, reason, …}``, as :mod:`_sizing` returns it.
     :param sources: for each name what :mod:`_source` resolved: ``{kind, digest, revision, …}``.
     :param servers: for each declared server its room's description: ``{requirements, options, argv, files}`` and,
-        each optional, ``environment_file`` (one of the files), ``binds`` (it makes its socket itself) and ``farewell``
-        (its workers are told to close WebSockets).
+        each optional, ``environment_file`` (one of the files), ``binds`` (it makes its socket itself), ``farewell``
+        (its workers are told to close WebSockets) and ``front`` (``{requirements, files}``: what it needs besides to
+        do without Nginx).
     :param root: the directory of builds and releases on the host.
     """
     return [
@@ -77,6 +78,7 @@ def _present(
         "application": application,
         "socket": f"/run/asgi-{name}/%i/edge/app.sock",
     }
+    front = app["edge"] == "hypercorn"
     planned = {
         **{key: value for key, value in app.items() if key not in ("secrets", "sizing", *spec["server"]["choices"])},
         "root": f"{root}/{name}",
@@ -89,7 +91,11 @@ def _present(
         "memory": {key: sized[key] for key in _MEMORY},
         "side_by_side": sized["side_by_side"],
         "keepalive": dict(KEEPALIVE),
-        "edge": {
+        "front": front,
+        # To Nginx, an application that does without it is not there.
+        "edge": {"name": name, "state": "absent", "front": True}
+        if front
+        else {
             **{key: app[key] for key in ("name", "state", *_EDGE)},
             "upstream": f"{live}/app.sock",
             "source_dir": f"{live}/build/src",
@@ -119,12 +125,14 @@ def _server(
     In the command line, ``%i`` is what systemd replaces by the release.
     """
     name = app["server"]
+    front = room["front"] if app["edge"] == name else {"requirements": [], "files": {}}
     own = {key: app[name][key] for key, value in (declared.get(name) or {}).items() if value is not None}
     return {
         **room,
         "name": name,
         "options": {**room["options"], **own},
-        "requirements": list(room["requirements"]),
+        "requirements": [*room["requirements"], *front["requirements"]],
+        "files": {**room.get("files", {}), **front["files"]},
         "argv": [part.format(**places) for part in room["argv"]],
     }
 
@@ -132,11 +140,13 @@ def _server(
 def _identity(planned: t.Mapping[str, t.Any]) -> str:
     """Return the release's id: the same on every host that deploys the same thing.
 
-    It stands for what runs, not for how the edge treats it (a new domain is no new release). It leaves out what
+    It stands for what runs, not for how Nginx treats it (a new domain is no new release). It leaves out what
     differs between hosts (the worker count) and the values of secrets, because the id is public.
     """
     keys = ("name", "application", "root_path", "requirements", "environment", "secret_names", "network", "sandbox")
     what = {key: planned[key] for key in (*keys, "hooks")}
     what["server"] = {key: planned["server"][key] for key in ("name", "options", "requirements", "argv")}
     what["source"] = planned["source"]["digest"]
+    if planned["front"]:
+        what["front"] = {key: planned[key] for key in ("domains", "max_body_size")}
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:10]

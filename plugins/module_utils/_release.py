@@ -15,6 +15,7 @@ import base64
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import http.client
 import json
@@ -101,6 +102,7 @@ class Request:
     override: str  # text of the instance's own settings
     files: t.Mapping[str, str]
     binds: bool  # the server makes its socket itself, else systemd does
+    front: t.Mapping[str, str]  # texts of the units that hold the front's sockets, by name; without Nginx
     environment: t.Mapping[str, str]
     secrets: t.Mapping[str, str] = dataclasses.field(repr=False)
     migrate: tuple[str, ...]  # shell commands
@@ -146,6 +148,11 @@ class Release:
     def units(self) -> list[str]:
         """The units that it consists of, in the order in which they are started."""
         return [self.service] if self.info.get("binds") else [self.socket_unit, self.service]
+
+    @property
+    def front(self) -> bool:
+        """Whether it takes the network's ports itself."""
+        return bool(self.info.get("front"))
 
     @property
     def socket_path(self) -> Path:
@@ -233,6 +240,7 @@ def deploy(request: Request, *, prepare: bool = False, check: bool = False) -> O
             return outcome
         word = "prepared" if prepare else "made live"
         outcome.did.append(f"release {request.id} {word}" + (f" after {current.instance}" if current else ""))
+        _check_ports(request)
         if check:
             return outcome
         new = _prepared(request) or _stage(request)
@@ -289,7 +297,9 @@ def rollback(name: str, root: Path, wanted: str | None, lock_timeout: float, che
 def rollback_candidates(root: Path, current: Release | None) -> list[Release]:
     """Return the releases that can be made live again, the best first."""
     been_live = [release for release in releases(root) if "live_at" in release.state and release != current]
-    buildable = [release for release in been_live if _build.is_complete(root / "builds" / str(release.info["build"]))]
+    # Who has the network's ports is not a release's to decide alone: Nginx would have to go, or to come.
+    alike = [release for release in been_live if current is None or release.front == current.front]
+    buildable = [release for release in alike if _build.is_complete(root / "builds" / str(release.info["build"]))]
     return [release for release in reversed(buildable) if release.state["state"] != "failed"]
 
 
@@ -418,10 +428,12 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
         # A run was cut off before it came to that, or what it spared still ran. Nothing that was asked for changes.
         _prune(request.root, current)
         _record_memory(request.root, current)
+        _drop_front(request.root, request.name)
     if _install_units(request, current, check):
         outcome.did.append("units written")
     boot = f"asgi-{request.name}.service"
-    states = [_show(unit).get("ActiveState") for unit in current.units]
+    front = [front_socket(request.name)] if current.front else []
+    states = [_show(unit).get("ActiveState") for unit in (*front, *current.units)]
     if not all(state in ("active", "activating", "reloading") for state in states):
         outcome.did.append(f"{current.service} started")
         if not check:
@@ -454,6 +466,7 @@ def _bring_up(root: Path, new: Release) -> None:
 
 def _give_up(root: Path, new: Release, reason: str) -> None:
     _stop(new)
+    _drop_front(root, new.name)
     with contextlib.suppress(OSError):  # on a full disk: it is stopped all the same
         new.mark("failed", reason=reason)
     _prune(root, new)
@@ -475,7 +488,12 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
     new.mark("live")
     _enable(new.name, now=True)
     if current is not None and current != new:
-        _retire(current, new.settings)
+        if current.front and not new.front:  # Nginx cannot have the ports before it has let go of them
+            current.mark("retired")
+            _stop(current)
+            _drop_front(root, new.name)
+        else:
+            _retire(current, new.settings)
         outcome.previous = current.instance
     outcome.instance = new.instance
     _prune(root, new)
@@ -505,6 +523,7 @@ def _stage(request: Request) -> Release:
         "digest": request.digest(),
         "user": request.user,
         "binds": request.binds,
+        "front": bool(request.front),
         "settings": dataclasses.asdict(request.settings),
     }
     files = {**_configuration(request), "release.json": _as_json(info)}
@@ -573,6 +592,7 @@ def _install_units(request: Request, release: Release, check: bool) -> bool:
         UNITS / f"asgi-{request.name}.service": request.boot,
         UNITS / f"{release.service}.d" / "release.conf": request.override,
         tmpfiles: f"d {RUN} 0755 root root -\nd {RUN / request.name} 0750 root {EDGE_GROUP} -\n",
+        **{UNITS / name: text for name, text in request.front.items()},
     }
     if check:
         return any(_system.read(path) != text for path, text in wanted.items())
@@ -614,7 +634,7 @@ def _start(root: Path, release: Release) -> None:
 
 def _start_units(release: Release) -> None:
     _system.systemctl("reset-failed", *release.units)
-    for unit in release.units[:-1]:
+    for unit in [*([front_socket(release.name)] if release.front else []), *release.units[:-1]]:
         _must(_system.systemctl("start", unit), f"{unit} does not start")
     _must(_system.systemctl("start", "--no-block", release.service), f"{release.service} does not start")
 
@@ -781,7 +801,8 @@ def _why_not_importable(release: Release, secrets: t.Sequence[str]) -> str | Non
 
 #: What a hook's unit does not take over from the service: how it is started again, and what belongs to a server.
 _NOT_FOR_HOOKS = re.compile(
-    r"(Type|NotifyAccess|Exec\w+|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier)="
+    r"(Type|NotifyAccess|Exec\w+|Restart|RestartSec|NonBlocking|KillMode|RuntimeDirectory\w*|SyslogIdentifier"
+    r"|Sockets|LoadCredential)="
 )
 
 
@@ -861,10 +882,12 @@ def _retire(old: Release, settings: Settings) -> None:
     """
     old.mark("retired")
     listening = str(old.socket_path).replace(".", r"\.")
+    front = f"/run/asgi-{old.name}/{old.instance}/front.*"  # a worker has such a file while it has connections there
     script = (
         f"sleep {settings.pool:g}; until=$(($(date +%s) + {int(settings.drain)})); "
         # Of a unix socket's lines in /proc/net/unix, state 03 is a connection, and the last column the path.
-        f"while grep -Eq ' 03 +[0-9]+ {listening}$' /proc/net/unix && [ $(date +%s) -lt $until ]; do sleep 1; done; "
+        f"while {{ grep -Eq ' 03 +[0-9]+ {listening}$' /proc/net/unix || ls {front} >/dev/null 2>&1; }} && "
+        "[ $(date +%s) -lt $until ]; do sleep 1; done; "
         f"exec systemctl stop {' '.join(old.units)}"
     )
     unit = drain_unit(old.name, old.instance)
@@ -881,6 +904,67 @@ def _retire(old: Release, settings: Settings) -> None:
 def drain_unit(name: str, instance: str) -> str:
     """Return the name of the unit that stops a release when it has drained. No application's unit is named so."""
     return f"asgi.drain-{name}-{instance}.service"
+
+
+def front_socket(name: str) -> str:
+    """Return the name of the unit that holds the sockets of an application without Nginx."""
+    return f"asgi-{name}-front.socket"
+
+
+def _front_units(name: str) -> list[str]:
+    return [front_socket(name), f"asgi-{name}-front.service"]
+
+
+def _check_ports(request: Request) -> None:
+    """See that nobody else has the ports of an application without Nginx.
+
+    :raises HostError: somebody has, or it would itself change to others.
+    """
+    path = UNITS / front_socket(request.name)
+    text = request.front.get(path.name)
+    if text is None:
+        return
+    if _show(path.name).get("ActiveState") == "active":
+        if _listening(_system.read(path) or "") != _listening(text):
+            raise HostError(
+                f"{request.name}: edge: found it on other ports than are expected now, which it cannot change while it "
+                f"runs: stop it (systemctl stop asgi-{request.name}) and run this again"
+            )
+        return
+    for kind, port in _listening(text):
+        for family in (socket.AF_INET6, socket.AF_INET):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as trial:
+                if kind == socket.SOCK_STREAM:  # connections of before may linger; of UDP it would share the port
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trial.bind(("", port))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        continue
+                    word = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+                    raise HostError(
+                        f"{request.name}: edge: found {word} port {port} taken on this host, expected it free for "
+                        f"hypercorn: stop and disable what has it (ss -lntup 'sport = :{port}' shows it; of Nginx, "
+                        "systemctl disable --now nginx)"
+                    ) from None
+
+
+def _listening(text: str) -> list[tuple[int, int]]:
+    """Return the types and ports of the network's sockets in a unit's text."""
+    kinds = {"Stream": socket.SOCK_STREAM, "Datagram": socket.SOCK_DGRAM}
+    found = re.findall(r"^Listen(Stream|Datagram)=(\d+)$", text, re.MULTILINE)
+    return [(int(kinds[word]), int(port)) for word, port in found]
+
+
+def _drop_front(root: Path, name: str) -> None:
+    """Have nobody listen at the front if no release that does is live."""
+    current = live(root)
+    left = [UNITS / unit for unit in _front_units(name) if (UNITS / unit).exists()]
+    if left and not (current is not None and current.front):
+        _system.systemctl("stop", *_front_units(name))
+        for path in left:
+            _system.remove(path)
+        _system.systemctl("daemon-reload")
 
 
 def _stop(release: Release) -> None:
@@ -920,7 +1004,9 @@ def _clear_leftovers(root: Path, name: str, wanted: Release | None, outcome: Out
         if check:
             continue
         release = known.get(instance)
-        if release is not None and "live_at" in release.state:
+        now = live(root)
+        gives_way = release is not None and release.front and now is not None and not now.front
+        if release is not None and "live_at" in release.state and not gives_way:
             _retire(release, release.settings)
         else:
             _stop_instance(name, instance)
@@ -1002,7 +1088,7 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
     instances = running(name)
     files = [UNITS / boot, UNITS / f"asgi-{name}@.service", UNITS / f"asgi-{name}@.socket"]
     files += [*UNITS.glob(f"asgi-{name}@*.service.d"), *UNITS.glob(f".asgi-{name}@*.service.d.gone")]
-    files += [TMPFILES / f"asgi-{name}.conf"]
+    files += [TMPFILES / f"asgi-{name}.conf", *(UNITS / unit for unit in _front_units(name))]
     units = [path for path in files if path.exists()]
     if not check and (units or instances):
         _system.systemctl("disable", boot)
@@ -1010,7 +1096,12 @@ def _absent(name: str, root: Path, user: str, check: bool) -> Outcome:
             f"asgi-{name}@{instance}.{kind}" for instance in sorted(instances) for kind in ("socket", "service")
         ]
         _system.systemctl(
-            "stop", *(drain_unit(name, instance) for instance in sorted(instances)), boot, *stopping, timeout=300
+            "stop",
+            *(drain_unit(name, instance) for instance in sorted(instances)),
+            boot,
+            *(unit for unit in _front_units(name) if (UNITS / unit).exists()),
+            *stopping,
+            timeout=300,
         )
     directories = [root, RUN / name, Path(f"/run/asgi-{name}"), *(Path(parent) / name for parent in OWN_DIRECTORIES)]
     for path in [*units, *(path for path in directories if _system.is_there(path))]:

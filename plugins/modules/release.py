@@ -84,6 +84,11 @@ options:
     description: Whether the server makes its socket itself, C(/run/asgi-NAME/RELEASE/edge/app.sock). Else systemd does.
     type: bool
     default: false
+  front:
+    description: The texts of the units that hold the network's sockets, C(asgi-NAME-front.socket) and C(.service), by
+      name, for an application without Nginx.
+    type: dict
+    default: {}
   environment:
     description: Environment variables.
     type: dict
@@ -245,6 +250,7 @@ def main() -> None:
             "migrate": {"type": "list", "elements": "str", "default": []},
             "files": {"type": "dict", "default": {}},
             "binds": {"type": "bool", "default": False},
+            "front": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "secrets": {"type": "str", "no_log": True, "default": ""},
             "health": {
@@ -311,6 +317,7 @@ def _request(given: dict[str, t.Any]) -> _release.Request:
         override=given["override"],
         files=given["files"],
         binds=given["binds"],
+        front=given["front"],
         environment={key: str(value) for key, value in given["environment"].items()},
         secrets=_release.unseal(given["secrets"]),
         migrate=tuple(given["migrate"]),

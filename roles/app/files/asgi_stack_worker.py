@@ -93,6 +93,7 @@ class Guard:
         self.leaving = False
         self.requests: set[asyncio.Task[Any]] = set()
         self.websockets: dict[asyncio.Task[Any], Send] = {}
+        self.state: MutableMapping[str, Any] = {}  # what the lifespan leaves for requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,6 +158,7 @@ class Guard:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan protocol through, and see when the application has started."""
         failed = False
+        self.state = scope.get("state", {})
 
         async def seen(message: Message) -> None:
             nonlocal failed

@@ -12,7 +12,9 @@ import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -21,7 +23,12 @@ from hypercorn.config import Config
 
 
 class HypercornWorker(Worker):
-    """Serves the sockets that Gunicorn holds until it is told to stop."""
+    """Serves the sockets that Gunicorn holds until it is told to stop.
+
+    With *front* set, it stands at the front of the network too: see hypercorn_front.py.
+    """
+
+    front: Any = None
 
     def init_signals(self) -> None:
         """Leave signals to the event loop."""
@@ -48,7 +55,12 @@ class HypercornWorker(Worker):
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         beating = loop.create_task(self._beat())
         try:
-            await serve(self.wsgi, config, shutdown_trigger=stop.wait, mode="asgi")
+            ended = stop.wait
+            if self.front is not None:
+                from hypercorn_front import Front
+
+                ended = partial(Front(self.wsgi, config, self.front).run, stop)
+            await serve(self.wsgi, config, shutdown_trigger=ended, mode="asgi")
         except Exception as error:
             if self.wsgi.started:
                 raise

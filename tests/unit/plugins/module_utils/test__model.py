@@ -365,3 +365,38 @@ def test_any_input_is_judged_and_what_is_right_resolves(apps: t.Any) -> None:
             # what was resolved is right, and resolves to itself
             assert _model.validate([{key: value for key, value in resolved.items() if value}], SPEC) == []
             assert _model.resolve(resolved, SPEC) == resolved
+
+
+# --- without Nginx ---------------------------------------------------------------------------------------------------
+
+FRONT = {"server": "hypercorn", "edge": "hypercorn"}
+
+
+def test_front_is_right() -> None:
+    assert problems(**FRONT, locations=[{"path": "/ws", "kind": "websocket"}], network="none") == []
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({"edge": "hypercorn"}, "edge: found hypercorn with the server 'gunicorn', expected server: hypercorn with it"),
+        ({**FRONT, "server": "granian"}, "edge: found hypercorn with the server 'granian', expected server: hypercorn"),
+        ({**FRONT, "tls": {"mode": "none"}}, "tls.mode: found 'none', expected TLS with edge: hypercorn"),
+        (
+            {**FRONT, "locations": [{"path": "/static/", "kind": "static", "root": "static"}]},
+            "locations[0].kind: found 'static', which only Nginx serves, not edge: hypercorn",
+        ),
+        ({"edge": "caddy"}, "edge: found 'caddy', expected one of nginx, hypercorn"),
+    ],
+)
+def test_front_is_wrong(more: dict[str, t.Any], line: str) -> None:
+    (found,) = problems(**more)
+    assert found.startswith(f"asgi_apps[0] (shop): {line}")
+
+
+@pytest.mark.parametrize("edge", ["hypercorn", "nginx"])
+def test_front_is_alone_on_its_host(edge: str) -> None:
+    other = app(name="other", domains=["b.example"], server="hypercorn", edge=edge)
+    (found,) = _model.validate([app(**FRONT), other], SPEC)
+    assert found.startswith("asgi_apps (shop): edge: found hypercorn beside other on the same host, expected no other")
+    assert _model.validate([app(**FRONT), {"name": "other", "state": "absent"}], SPEC) == []

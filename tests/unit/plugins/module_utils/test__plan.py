@@ -217,3 +217,37 @@ def test_no_secret_is_in_the_plan() -> None:
     assert "12345678" not in text
     assert found["secret_names"] == ["A", "TOKEN"]
     assert "secrets" not in found
+
+
+FRONT = {"requirements": ["aioquic>=1.2"], "files": {"front.py": "front.py"}}
+
+
+def front(**more: t.Any) -> dict[str, t.Any]:
+    """The plan of an application with Hypercorn at the front."""
+    app = {"name": "shop", "app": "main:app", "source": {"path": "."}, "domains": ["a.example"], **more}
+    app = {"server": "hypercorn", "edge": "hypercorn", **app}
+    assert _model.validate([app], SPEC) == []
+    servers = {"hypercorn": {**ROOM, "front": FRONT}}
+    return _plan.plan([app], spec=SPEC, sizing={"shop": SIZED}, sources={"shop": SOURCE}, servers=servers)[0]
+
+
+def test_front_brings_what_it_needs() -> None:
+    found = front()
+    assert found["front"] is True
+    assert found["server"]["requirements"] == ["gunicorn>=25", "aioquic>=1.2"]
+    assert found["server"]["files"] == {"gunicorn.conf.py": "t.j2", "front.py": "front.py"}
+    behind = front(edge="nginx")
+    assert behind["front"] is False
+    assert behind["server"]["requirements"] == ["gunicorn>=25"]
+    assert behind["server"]["files"] == {"gunicorn.conf.py": "t.j2"}
+    assert behind["id"] != found["id"]
+
+
+def test_front_is_not_nginx_business() -> None:
+    assert front()["edge"] == {"name": "shop", "state": "absent", "front": True}
+
+
+def test_front_has_its_domains_in_the_release() -> None:
+    assert front(domains=["b.example"])["id"] != front()["id"]
+    assert front(max_body_size=5)["id"] != front()["id"]
+    assert front(edge="nginx", domains=["b.example"])["id"] == front(edge="nginx")["id"]

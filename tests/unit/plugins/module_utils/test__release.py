@@ -47,6 +47,7 @@ def request(root: Path, **more: t.Any) -> Request:
         "override": "[Service]\n",
         "files": {"gunicorn.conf.py": "workers = 2\n"},
         "binds": False,
+        "front": {},
         "environment": {"LOG_LEVEL": "info"},
         "secrets": {"TOKEN": "hunter2-canary"},
         "migrate": (),
@@ -1234,3 +1235,122 @@ def test_a_switch_that_fails_after_its_rename_leaves_the_new_release_live(
     assert new.info["id"] == "bbbb"
     assert new.state["state"] != "failed"
     assert f"asgi-shop@{new.instance}.service" in host.active
+
+
+# --- without Nginx ---------------------------------------------------------------------------------------------------
+
+
+def listening(*ports: int) -> dict[str, str]:
+    """The units of an application at the front; of the ports, the last is of UDP too."""
+    lines = [*(f"ListenStream={port}" for port in ports), f"ListenDatagram={ports[-1]}"]
+    return {
+        "asgi-shop-front.socket": "[Socket]\n" + "".join(f"{line}\n" for line in lines),
+        "asgi-shop-front.service": "[Service]\n",
+    }
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET) as sock:
+        sock.bind(("", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_front_sockets_are_there_before_the_release(host: Host) -> None:
+    host.deploy(front=listening(free_port(), free_port()))
+    started = [asked[-1] for asked in host.asked if asked[0] == "start"]
+    assert started[0] == "asgi-shop-front.socket"
+    assert started[1].startswith("asgi-shop@")
+    assert {"asgi-shop-front.socket"} <= host.active
+
+
+def test_front_sockets_outlive_a_switch(host: Host) -> None:
+    front = listening(free_port(), free_port())
+    host.deploy(front=front)
+    host.asked.clear()
+    host.deploy(front=front, id="bbbb", build="b2")
+    assert not [asked for asked in host.asked if asked[0] == "stop" and "asgi-shop-front.socket" in asked]
+    assert host.draining() == {"0001-aaaa"}
+    (script,) = [asked[-1] for asked in host.asked if asked[0] == "systemd-run"]
+    assert "/run/asgi-shop/0001-aaaa/front.*" in script
+
+
+def test_front_that_was_never_healthy_leaves_the_ports(host: Host) -> None:
+    host.unhealthy = "no"
+    with pytest.raises(_release.ReleaseFailed):
+        host.deploy(front=listening(free_port()))
+    assert host.active == set()
+    assert not list(_release.UNITS.glob("*front*"))
+
+
+def test_broken_release_does_not_take_the_ports_from_what_is_live(host: Host) -> None:
+    front = listening(free_port())
+    host.deploy(front=front)
+    host.unhealthy = "no"
+    with pytest.raises(_release.ReleaseFailed):
+        host.deploy(front=front, id="bbbb", build="b2")
+    assert host.active >= {"asgi-shop-front.socket", "asgi-shop@0001-aaaa.service"}
+
+
+def test_front_gives_way_to_nginx(host: Host) -> None:
+    host.deploy(front=listening(free_port()))
+    host.deploy(id="bbbb", build="b2")
+    assert host.runs() == {"0002-bbbb"}
+    assert host.draining() == set()
+    assert "asgi-shop-front.socket" not in host.active
+    assert not list(_release.UNITS.glob("*front*"))
+
+
+def test_front_gives_way_to_nginx_wherever_a_run_is_cut_off(host: Host) -> None:
+    front = listening(free_port())
+    for steps in itertools.count():
+        host.deploy(front=front, id=f"a{steps:03x}", build="b1")
+        host.drain()
+        with host.killed_after(steps):
+            host.deploy(id=f"b{steps:03x}", build="b2")
+            break
+        host.deploy(id=f"b{steps:03x}", build="b2")
+        current = host.live()
+        assert host.runs() == {current}, f"after {steps} steps"
+        assert "asgi-shop-front.socket" not in host.active
+        assert not list(_release.UNITS.glob("*front*"))
+    assert steps > 20
+
+
+def test_rollback_does_not_change_who_has_the_ports(host: Host) -> None:
+    host.deploy()
+    front = listening(free_port())
+    host.deploy(front=front, id="bbbb", build="b2")
+    with pytest.raises(HostError, match="no release to roll back to"):
+        _release.rollback("shop", host.root, None, 1)
+    host.deploy(front=front, id="cccc", build="b3")
+    assert _release.rollback("shop", host.root, None, 1).instance == "0002-bbbb"
+
+
+@pytest.mark.parametrize(("kind", "word"), [(socket.SOCK_STREAM, "TCP"), (socket.SOCK_DGRAM, "UDP")])
+@pytest.mark.parametrize("check", [False, True])
+def test_taken_port_is_said_before_anything_is_done(host: Host, kind: int, word: str, check: bool) -> None:
+    host.deploy()
+    before = host.tree()
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(HostError, match=f"shop: edge: found {word} port {port} taken on this host"):
+            _release.deploy(host.request(front=listening(port), id="bbbb"), check=check)
+    assert host.tree() == before
+
+
+def test_front_does_not_change_ports_while_it_runs(host: Host) -> None:
+    host.deploy(front=listening(free_port()))
+    with pytest.raises(HostError, match=r"edge: found it on other ports .* stop it \(systemctl stop asgi-shop\)"):
+        host.deploy(front=listening(free_port()), id="bbbb", build="b2")
+
+
+def test_absent_front_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_release.pwd, "getpwnam", lambda name: (_ for _ in ()).throw(KeyError(name)))
+    monkeypatch.setattr(_release, "OWN_DIRECTORIES", ())
+    host.deploy(front=listening(free_port()))
+    _release.absent("shop", host.root, "asgi-shop", 1)
+    assert "asgi-shop-front.socket" not in host.active
+    assert not list(_release.UNITS.glob("*front*"))
