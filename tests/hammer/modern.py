@@ -121,10 +121,10 @@ class H2(asyncio.Protocol):
                 answer.end(f"the stream was reset ({event.error_code})")
         self.transport.write(self.connection.data_to_send())
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
         for answer in self.answers.values():
-            answer.end(f"the connection ended ({error or 'properly'})")
+            answer.end(f"the connection ended ({exc or 'properly'})")
 
     def request(self, headers: list[tuple[bytes, bytes]], body: bytes | None) -> Answer:
         stream_id = self.connection.get_next_available_stream_id()

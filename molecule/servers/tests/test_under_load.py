@@ -60,7 +60,7 @@ class Story:
         release = self.releases["recycled"][-1]
         load = driver.Load(self.stack.host, "recycled.test", "recycled", rates=FEWER_REQUESTS, streams=NO_STREAMS)
         try:
-            wait_for("workers are replaced", lambda: len(self.recycled.events("startup", release=release)) >= 5, 60)
+            wait_for("workers are replaced", lambda: len(self.recycled.events("startup", release=release)) >= 5, 180)
         finally:
             self.keep(f"recycled {variant}", load)
 
