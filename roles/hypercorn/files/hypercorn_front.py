@@ -364,25 +364,29 @@ class Quic:
         self.sock.close()
 
     def _read(self) -> None:
-        for _turn in range(BATCH):
-            try:
-                data, address = self.sock.recvfrom(65535)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                continue  # an ICMP error of something that was sent
-            self._receive(data, address, handed=False)
-        self._pump()
+        try:
+            for _turn in range(BATCH):
+                try:
+                    data, address = self.sock.recvfrom(65535)
+                except (BlockingIOError, InterruptedError):
+                    break
+                except OSError:
+                    continue  # an ICMP error of something that was sent
+                self._receive(data, address, handed=False)
+        finally:
+            self._pump()
 
     def _read_inbox(self) -> None:
-        for _turn in range(BATCH):
-            try:
-                message = self.inbox.recv(65535 + 256)
-            except (BlockingIOError, InterruptedError):
-                break
-            address, _zero, data = message.partition(b"\0")
-            self._receive(data, tuple(json.loads(address)), handed=True)
-        self._pump()
+        try:
+            for _turn in range(BATCH):
+                try:
+                    message = self.inbox.recv(65535 + 256)
+                except (BlockingIOError, InterruptedError):
+                    break
+                address, _zero, data = message.partition(b"\0")
+                self._receive(data, tuple(json.loads(address)), handed=True)
+        finally:
+            self._pump()
 
     def _pump(self) -> None:
         """Answer what was received, all that came together at once."""
@@ -505,7 +509,7 @@ class Front:
         self.config.alt_svc_headers = [f'h3=":{settings.https_port}"; ma=86400']
         self.tls = self._tls()
         self.loop = asyncio.get_running_loop()
-        self.context = WorkerContext(config.max_requests)
+        self.context = WorkerContext(None)
         self.connections: set[_Connection] = set()
         self.servers: list[asyncio.base_events.Server] = []
         self.quic: Quic | None = None
@@ -536,7 +540,7 @@ class Front:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the link until *stop* is set, then let go of who is connected, in `graceful_timeout` seconds."""
-        while not stop.is_set() and not self.context.terminate.is_set():
+        while not stop.is_set():
             if self.is_live() and self.guard.started:
                 await self._open()
             else:
@@ -544,8 +548,6 @@ class Front:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), TICK)
         until = self.loop.time() + self.config.graceful_timeout
-        if not stop.is_set():
-            await self.guard.leave()
         while await self._leave() and self.loop.time() < until:
             if self.lock is not None:  # a worker that takes this one's place shall read UDP
                 os.close(self.lock)
