@@ -91,6 +91,7 @@ class Guard:
         self.pool = pool
         self.started = False
         self.leaving = False
+        self.parting: asyncio.Future[None] | None = None
         self.requests: set[asyncio.Task[Any]] = set()
         self.websockets: dict[asyncio.Task[Any], Send] = {}
         self.state: MutableMapping[str, Any] = {}  # what the lifespan leaves for requests
@@ -192,12 +193,12 @@ class Guard:
             self.notify = ""
 
     def _part(self) -> None:
-        asyncio.ensure_future(self.leave())
+        self.parting = asyncio.ensure_future(self.leave())  # a task that nobody holds may be collected
         asyncio.get_running_loop().call_later(self.grace, self.cut)
 
     def _retire(self) -> None:
-        leaving = asyncio.ensure_future(self.leave())
-        leaving.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGTERM))
+        self.parting = asyncio.ensure_future(self.leave())
+        self.parting.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGTERM))
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
