@@ -15,6 +15,7 @@ from collections import defaultdict
 from measure import SERVERS, Bench, middle, table
 
 PLAIN = "plain"
+ALL = {**SERVERS, "gunicorn-preload": {"server": "gunicorn", "gunicorn": {"preload": True}}}
 PATHS = {"small": "/healthz", "waits": "/slow?seconds=0.05", "cpu": "/work?rounds=2000"}
 #: As a person would type it. {loop} is uvloop or asyncio.
 PLAIN_COMMAND = (
@@ -64,8 +65,8 @@ def main(name: str, rounds: str = "3") -> None:
     starts: dict[str, list[float]] = defaultdict(list)
     memory: dict[tuple[str, int], float] = {}
     for workers in (1, 2):
-        bench.serve(SERVERS, workers=workers)
-        sockets = {server: f"unix:{bench.socket(server)}" for server in SERVERS}
+        bench.serve(ALL, workers=workers)
+        sockets = {server: f"unix:{bench.socket(server)}" for server in ALL}
         if workers == 1:
             for loop in ("uvloop", "asyncio"):
                 starts[f"{PLAIN} {loop}"].append(start_plain(bench, loop, loop))
@@ -78,7 +79,7 @@ def main(name: str, rounds: str = "3") -> None:
                     rates[server, workers, kind].append(seen.rate)
                     tails[server, workers, kind].append(seen.p99)
             if workers == 1:
-                for server in SERVERS:
+                for server in ALL:
                     starts[server].append(start_server(bench, server))
         for server in sockets:
             unit = f"bench-{server.split()[1]}.service" if server.startswith(PLAIN) else bench.unit(server)
@@ -96,7 +97,7 @@ def main(name: str, rounds: str = "3") -> None:
 
     plain = f"{PLAIN} uvloop"
     rows = []
-    for server in (plain, f"{PLAIN} asyncio", *SERVERS):
+    for server in (plain, f"{PLAIN} asyncio", *ALL):
         cells = [server]
         for workers in (1, 2):
             for kind in PATHS:
