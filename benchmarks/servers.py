@@ -53,9 +53,9 @@ def start_plain(bench: Bench, unit: str, loop: str) -> float:
 
 def start_server(bench: Bench, name: str) -> float:
     """Stop what is live, start it again; return the seconds until it answers."""
-    unit = bench.unit(name)
+    unit, path = bench.unit(name), bench.socket(name)
     bench.host.out("systemctl", "stop", unit)
-    return float(bench.host.out("python3", "-c", START, f"systemctl start --no-block {unit}", bench.socket(name)))
+    return float(bench.host.out("python3", "-c", START, f"systemctl start --no-block {unit}", path))
 
 
 def main(name: str, rounds: str = "3") -> None:
