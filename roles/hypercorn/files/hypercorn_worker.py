@@ -39,6 +39,14 @@ class HypercornWorker(Worker):
         """Serve; end with a status of Gunicorn's that says so if the application does not start."""
         config = self._config()
         loop = _new_loop(config.worker_class)
+        self.listening: list[asyncio.AbstractServer] = []
+        create_server = loop.create_server
+
+        async def remembered(*arguments: Any, **more: Any) -> Any:
+            self.listening.append(await create_server(*arguments, **more))
+            return self.listening[-1]
+
+        loop.create_server = remembered  # type: ignore[method-assign, assignment]
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._serve(loop, config))
 
@@ -77,6 +85,11 @@ class HypercornWorker(Worker):
     async def _leave(self, stop: asyncio.Event, graceful_timeout: float) -> None:
         """Take leave of WebSockets, which Hypercorn would drop; end what is still open after *graceful_timeout*."""
         await self.wsgi.leave()
+        # Hypercorn closes idle connections before it stops to listen. One that it has accepted just before has its
+        # request waiting in the kernel, unread, and seems to be idle: that is to be answered.
+        for server in self.listening:
+            server.close()
+        await asyncio.sleep(0.5)
         stop.set()
         # From Python 3.12 on Hypercorn would wait for it without an end, and the application's shutdown with it.
         await asyncio.sleep(graceful_timeout)
