@@ -194,7 +194,7 @@ def test_release_killed_anywhere_and_wanted_again(there: Host) -> None:
         there.finishes("release", wanted, wanted=wanted["id"])
 
     must = r"_switch/point|_switch\S*/mark\S* rename|_retire/run|/_write_release rename|_prune.*json$"
-    chosen = points(effects, 14, must)
+    chosen = points(effects, 10, must)
     with there.asked_all_the_time():
         at_each(chosen, attempt, start=16)
         # In between: while the release starts.
@@ -214,7 +214,7 @@ def test_release_killed_before_the_switch_and_not_wanted_any_more(there: Host) -
         there.finishes("release", release(1024), wanted=release(1024)["id"])
 
     with there.asked_all_the_time():
-        at_each(points(effects[: switch + 1], 8, must="rename live|write rename release.json"), attempt, start=1025)
+        at_each(points(effects[: switch + 1], 5, must="rename live|write rename release.json"), attempt, start=1025)
 
 
 def test_release_that_was_left_staged_does_not_hide_what_was_live(there: Host) -> None:
@@ -391,7 +391,7 @@ def test_build_killed_anywhere(there: Host) -> None:
         assert not there.module("build", wanted)["result"]["changed"], "a further run built again"
         assert there.survey("tiny")["left"] == [f"/srv/asgi/tiny/builds/{address}, of no release"]
 
-    chosen = points(done["effects"], 9, must=r"build\.json$|uv.* pip install| sh$")
+    chosen = points(done["effects"], 6, must=r"build\.json$|uv.* pip install| sh$")
     at_each(chosen, attempt, start=1)
 
 
@@ -462,7 +462,7 @@ def test_nginx_configuration_killed_anywhere(there: Host, start: str) -> None:
             nginx_is(there, (before, number))
         nginx_finishes(there, number)
 
-    at_each(points(effects, 8, must=r"point rename|Popen systemctl .*reload|_mark\S* rename"), attempt, start=10)
+    at_each(points(effects, 5, must=r"point rename|Popen systemctl .*reload|_mark\S* rename"), attempt, start=10)
 
 
 def test_nginx_configuration_killed_between_swap_and_reload_and_not_wanted_any_more(there: Host) -> None:
@@ -493,7 +493,7 @@ def test_first_nginx_configuration_killed_anywhere(there: Host) -> None:
         there.output("nginx -t -q && systemctl restart nginx")
         nginx_finishes(there, number)
 
-    at_each(points(effects, 6, must="point rename"), attempt, start=10)
+    at_each(points(effects, 4, must="point rename"), attempt, start=10)
 
 
 def test_certificate_killed_anywhere(there: Host) -> None:
@@ -514,7 +514,7 @@ def test_certificate_killed_anywhere(there: Host) -> None:
         assert there.survey()["left"] == [], "left over"
         assert len(there.output("cd /etc/nginx/asgi/tls && ls -d shop*").split()) == 2
 
-    at_each(points(effects, 20), attempt, start=1)
+    at_each(points(effects, 10), attempt, start=1)
     assert "result" in there.module("certificate", GIVEN["certificate"])
 
 
