@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import driver
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "demo.test"
 DRAIN = 20
+WEBSOCKET = Path(__file__).resolve().parents[1] / "host/websocket.py"
 ALT_SVC = 'h3=":443"; ma=86400'
 
 
@@ -110,6 +112,12 @@ def test_later_versions_of_http(modern: Modern, version: str) -> None:
     assert modern.ask(version, "/upload", "--size", "1900000")["status"] == 200
     assert modern.ask(version, "/upload", "--size", "2100000")["status"] == 413
     assert modern.ask(version, "/", name="other.test")["status"] == 421
+
+
+def test_websocket_over_http_2(machine: driver.Host) -> None:
+    machine.write("/tmp/modern/websocket.py", WEBSOCKET.read_text(encoding="utf-8"))
+    python = machine.sh("readlink -f /srv/asgi/demo/live/build") + "/venv/bin/python"
+    assert machine.out(python, "/tmp/modern/websocket.py", DOMAIN, "/ws", "hello") == "hello"
 
 
 def test_http_1(machine: driver.Host) -> None:
