@@ -41,6 +41,7 @@ OWN_DIRECTORIES = ("/var/lib/asgi", "/var/cache/asgi", "/var/log/asgi")
 JOURNAL_LINES = 20  # from its beginning, and from its end
 _KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
 _POLL = 0.25  # seconds between two questions for health while there is no healthy answer
+_BEGIN = 10.0  # seconds in which systemd has begun to start a unit
 _PROBE_TIMEOUT = 5.0  # seconds that one answer may take
 _SETTLED = 600  # seconds after which a release has served enough for its memory to be measured
 _WORKER_DEATHS = 3  # a new release that lost so many workers before it was healthy is in a crash loop
@@ -672,11 +673,14 @@ def _await_health(service: str, path: Path, health: Health) -> str | None:
     until = time.monotonic() + health.timeout
     last = "no answer"
     good = deaths = 0
-    answered = False
+    answered = begun = False
     workers: set[int] = set()
     while True:
         shown = _show(service)
-        ended = shown.get("ActiveState") in ("failed", "inactive", "deactivating")
+        state = shown.get("ActiveState")
+        begun = begun or state in ("activating", "active") or time.monotonic() >= until - health.timeout + _BEGIN
+        # On a busy host it may take a moment until systemd comes to it.
+        ended = state in ("failed", "deactivating") or (state == "inactive" and begun)
         if ended or shown.get("SubState") == "auto-restart" or int(shown.get("NRestarts") or 0) > 0:
             return (
                 f"the server ended (result {shown.get('Result')}, status {shown.get('ExecMainStatus')}); last: {last}"

@@ -136,7 +136,7 @@ def size(
     counts = {request.name: request.fixed or found[request.name].auto for request in requests}
     needed = sum(request.budget(counts[request.name]) for request in requests)
     return {
-        request.name: _result(request, found[request.name], counts[request.name], needed, usable, requests, room)
+        request.name: _result(request, found[request.name], counts[request.name], needed, usable, room)
         for request in requests
     }
 
@@ -157,12 +157,11 @@ def _result(
     workers: int,
     needed: int,
     usable: int,
-    requests: t.Sequence[_Request],
     room: int,
 ) -> dict[str, t.Any]:
     budget = request.budget(workers)
-    shares = [other.share for other in requests]
-    most = max(budget, int(room * request.share / (sum(shares) + max(shares))) // MIB * MIB)
+    # Two releases of it fit. Not by its share: another application on the host would make all of them other releases.
+    most = max(budget, room // 2 // MIB * MIB)
     side_by_side = needed + budget <= usable
     return {
         "workers": workers,

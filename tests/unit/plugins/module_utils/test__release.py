@@ -1354,3 +1354,10 @@ def test_absent_front_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch
     _release.absent("shop", host.root, "asgi-shop", 1)
     assert "asgi-shop-front.socket" not in host.active
     assert not list(_release.UNITS.glob("*front*"))
+
+
+def test_a_unit_that_systemd_has_not_come_to_yet_has_not_ended(wait: t.Callable[..., str | None]) -> None:
+    waiting = {"show": {"ActiveState": "inactive"}, **BAD}
+    assert wait(waiting, waiting, GOOD) is None
+    starting = {"show": {"ActiveState": "activating"}, **BAD}
+    assert "the server ended" in str(wait(waiting, starting, waiting))

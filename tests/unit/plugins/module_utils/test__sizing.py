@@ -193,9 +193,9 @@ def test_a_count_that_runs_does_not_keep_what_is_declared_from_counting() -> Non
     assert sized(fixed, memory=1536 * MIB, applications=applications)["shop"]["workers"] == 3
 
 
-def test_bounds_of_memory_are_shared_too() -> None:
-    found = sized({"name": "shop", "sizing": {"share": 2}}, {"name": "blog"}, memory=(128 + 5 * 200) * MIB, cpus=1)
-    assert {name: app["memory_max"] // MIB for name, app in found.items()} == {"shop": 400, "blog": 200}
+def test_bounds_of_memory_do_not_change_with_another_application() -> None:
+    found = sized({"name": "shop", "sizing": {"share": 2}}, {"name": "blog"}, memory=(128 + 800) * MIB, cpus=1)
+    assert {name: app["memory_max"] // MIB for name, app in found.items()} == {"shop": 400, "blog": 400}
     assert found["shop"]["memory_high"] == 360 * MIB
     # Never below what the count may take.
     assert one(2, 896 * MIB, workers=8)["memory_max"] == (32 + 8 * 64) * MIB
