@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,26 +21,6 @@ from typing import Any
 import websockets.sync.client
 
 SECONDS = 10
-
-
-def hosts() -> list[str]:
-    """Return the names of the scenario's test hosts, which are those of their containers."""
-    listed = subprocess.run(
-        ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return sorted(json.loads(listed.stdout)["asgi_app_hosts"]["hosts"])
-
-
-def address(name: str) -> str:
-    """Return the address at which the control node reaches the test host *name*."""
-    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
-    found = subprocess.run(
-        ["docker", "container", "inspect", "--format", template, name], capture_output=True, text=True, check=True
-    )
-    return found.stdout.split()[0]
 
 
 @dataclass

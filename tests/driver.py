@@ -102,6 +102,15 @@ class Running:
         return Play(list(map(str, self.process.args)), self.process.returncode, output, self.begin, time.time())  # type: ignore[arg-type]
 
 
+def hosts() -> list[str]:
+    """Return the names of the test hosts, which are those of their containers: the scenario's, or ASGI_TEST_HOST."""
+    if name := os.environ.get("ASGI_TEST_HOST"):
+        return [name]
+    command = ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return sorted(json.loads(listed.stdout)["asgi_app_hosts"]["hosts"])
+
+
 @dataclass
 class Host:
     """A test host, by its container's name."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,20 +60,10 @@ class Modern:
         return summary
 
 
-def _hosts() -> list[str]:
-    """Return the test hosts: the scenario's, or the container ASGI_TEST_HOST."""
-    name = os.environ.get("ASGI_TEST_HOST")
-    if name:
-        return [name]
-    command = ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    return sorted(json.loads(listed.stdout)["asgi_app_hosts"]["hosts"])
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tell the whole story to each host."""
     if "machine" in metafunc.fixturenames:
-        metafunc.parametrize("machine", _hosts(), indirect=True, scope="session")
+        metafunc.parametrize("machine", driver.hosts(), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -102,11 +91,10 @@ def modern(machine: driver.Host) -> Iterator[Modern]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Show with each test that fails what the host's services logged."""
     report = yield
-    host = getattr(item, "funcargs", {}).get("machine")
-    if report.when == "call" and report.failed and host is not None:
-        for command in (
-            "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
-            "journalctl --no-pager --boot --unit 'asgi*' --unit nginx | grep -v '\" 200 ' | tail -n 80",
-        ):
-            report.sections.append((command, host.run("sh", "-c", command).stdout))
+    driver.add_logs(
+        report,
+        getattr(item, "funcargs", {}).get("machine"),
+        "systemctl --no-pager --full list-units --all 'asgi*' | head -n 40",
+        "journalctl --no-pager --boot --unit 'asgi*' --unit nginx | grep -v '\" 200 ' | tail -n 80",
+    )
     return report

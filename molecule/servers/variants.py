@@ -144,6 +144,7 @@ class App:
 
 def read(tape: Tape, method: str = "GET") -> tuple[http.client.HTTPResponse, Any]:
     """Read the next answer: itself, and what its body says if it is JSON, else the body."""
+    # Of a socket it only wants makefile(), which a tape has.
     response = http.client.HTTPResponse(tape, method=method)  # type: ignore[arg-type]
     response.begin()
     body = response.read()

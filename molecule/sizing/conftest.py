@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +30,7 @@ class Machine(driver.Host):
 @pytest.fixture(scope="session")
 def machine() -> Machine:
     """The test host: the scenario's, or the container ASGI_TEST_HOST."""
-    name = os.environ.get("ASGI_TEST_HOST")
-    if not name:
-        command = ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True)
-        (name,) = json.loads(listed.stdout)["asgi_app_hosts"]["hosts"]
+    (name,) = driver.hosts()
     return Machine(name)
 
 

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +20,7 @@ import driver
 @pytest.fixture(scope="session")
 def machine() -> driver.Host:
     """The test host: the scenario's, or the container ASGI_TEST_HOST."""
-    name = os.environ.get("ASGI_TEST_HOST")
-    if not name:
-        command = ["ansible-inventory", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"], "--list"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True)
-        (name,) = json.loads(listed.stdout)["asgi_app_hosts"]["hosts"]
+    (name,) = driver.hosts()
     return driver.Host(name)
 
 

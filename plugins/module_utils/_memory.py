@@ -31,12 +31,12 @@ class Process:
     size: int
 
 
-def processes(proc: Path = Path("/proc")) -> dict[tuple[str, str], list[Process]]:
-    """Return the processes of each release that runs, by application and release."""
+def processes(proc: Path = Path("/proc"), name: str = "") -> dict[tuple[str, str], list[Process]]:
+    """Return the processes of each release that runs, by application and release; of one application by its *name*."""
     found: dict[tuple[str, str], list[Process]] = {}
     for path in sorted(proc.iterdir()) if proc.is_dir() else ():
         unit = _UNIT.search(_system.read(path / "cgroup") or "") if path.name.isdigit() else None
-        if unit is None:
+        if unit is None or name not in ("", unit[1]):
             continue
         with contextlib.suppress(OSError, ValueError, IndexError):  # it ended meanwhile
             parent = int((path / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])

@@ -90,7 +90,8 @@ def _present(
         "workers_reason": sized["reason"],
         "memory": {key: sized[key] for key in _MEMORY},
         "side_by_side": sized["side_by_side"],
-        "keepalive": dict(KEEPALIVE),
+        # After so many seconds nothing of Nginx' pool is connected to an old release, or to a worker that wants to end.
+        "pool": KEEPALIVE["time"] + KEEPALIVE["timeout"] + 1,
         "front": front,
         # To Nginx, an application that does without it is not there.
         "edge": {"name": name, "state": "absent", "front": True}

@@ -644,7 +644,7 @@ def _record_memory(root: Path, current: Release | None) -> None:
     """Measure what the live release holds, once it has served for a while, for the next count of its workers."""
     if current is None or not _has_served(current):
         return
-    measured = _memory.measure(_memory.processes().get((current.name, current.instance), []))
+    measured = _memory.measure(_memory.processes(name=current.name).get((current.name, current.instance), []))
     if measured:
         _memory.record(root, current.instance, measured)
 
@@ -1150,7 +1150,7 @@ def status(name: str, root: Path) -> dict[str, t.Any]:
         shown = _show(current.service)
         found["active"] = shown.get("ActiveState") == "active"
         found["health"] = probe(current.socket_path, current.settings.health) or "ok"
-        processes = _memory.processes().get((current.name, current.instance), [])
+        processes = _memory.processes(name=current.name).get((current.name, current.instance), [])
         found["memory"] = sum(process.size for process in processes)
         found["measured"] = _memory.recorded(root)
     return found

@@ -15,8 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 
 import client
+import driver
 
-testinfra_hosts = [f"docker://{name}" for name in client.hosts()]
+testinfra_hosts = [f"docker://{name}" for name in driver.hosts()]
 
 
 def test_nothing_is_left_of_it(host: Any) -> None:
@@ -30,11 +31,11 @@ def test_nothing_is_left_of_it(host: Any) -> None:
 
 def test_its_domain_gets_no_application(host: Any) -> None:
     with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
-        client.request(client.address(host.backend.name), "plain.test", "/healthz", tls=False)
+        client.request(driver.Host(host.backend.name).address, "plain.test", "/healthz", tls=False)
 
 
 def test_the_other_application_answers(host: Any) -> None:
-    assert client.request(client.address(host.backend.name), "secure.test", "/healthz").status == 200
+    assert client.request(driver.Host(host.backend.name).address, "secure.test", "/healthz").status == 200
 
 
 def test_what_is_not_ours_is_there(host: Any) -> None:

@@ -22,8 +22,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests"))
 
 import client
+import driver
 
-testinfra_hosts = [f"docker://{name}" for name in client.hosts()]
+testinfra_hosts = [f"docker://{name}" for name in driver.hosts()]
 
 APPS = ["secure", "plain"]
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
@@ -38,7 +39,7 @@ def name(host: Any) -> str:
 @pytest.fixture
 def target(name: str) -> str:
     """The test host's address. The first answer after a boot is waited for, bounded."""
-    found = client.address(name)
+    found = driver.Host(name).address
     until = time.monotonic() + 30
     while True:
         try:

@@ -9,13 +9,13 @@ import contextlib
 import http.client
 import json
 import re
-import socket
 import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import client
 import driver
 import pytest
 from driver import wait_for
@@ -52,27 +52,16 @@ def first(stack: driver.Stack) -> str:
     return stack.source("first", VERSION="1.0.0\n")
 
 
-def get(
-    host: driver.Host, path: str, name: str = DOMAIN, tls: bool = True, body: bytes | None = None
-) -> http.client.HTTPResponse:
+def get(host: driver.Host, path: str, name: str = DOMAIN, tls: bool = True, body: bytes | None = None) -> client.Answer:
     """Send one request with HTTP/1.1, by a client that claims to be a proxy."""
-    connection = http.client.HTTPConnection(host.address)
-    connection.sock = socket.create_connection((host.address, 443 if tls else 80), timeout=15)
-    with contextlib.closing(connection):
-        if tls:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=name)
-        headers = {"Host": name, "X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "http", "Connection": "close"}
-        connection.request("POST" if body else "GET", path, body=body, headers=headers)
-        answer = connection.getresponse()
-        answer.text = answer.read().decode()  # type: ignore[attr-defined]
-        return answer
+    headers = {"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "http", "Connection": "close"}
+    method = "POST" if body else "GET"
+    return client.request(host.address, name, path, tls=tls, method=method, body=body, headers=headers)
 
 
 def about(host: driver.Host) -> dict[str, Any]:
     """Return what the application says of itself and of the request."""
-    found: dict[str, Any] = json.loads(get(host, "/api/info").text)  # type: ignore[attr-defined]
+    found: dict[str, Any] = get(host, "/api/info").json()
     return found
 
 
@@ -122,7 +111,7 @@ def test_websocket_over_http_2(machine: driver.Host) -> None:
 
 def test_http_1(machine: driver.Host) -> None:
     answer = get(machine, "/api/info?a=1")
-    found = json.loads(answer.text)  # type: ignore[attr-defined]
+    found = answer.json()
     assert answer.headers["Alt-Svc"] == ALT_SVC
     assert (found["headers"], found["scheme"]) == ({}, "https")
     assert found["client"] != "192.0.2.9"

@@ -61,9 +61,9 @@ class Guard:
     :param notify: systemd's notification socket; it is told when the application has started.
     :param farewell: a signal on which open WebSockets are closed, and all else that is open after *grace* seconds, for
         a server that would drop the ones and wait for the others.
-    :param max_requests: requests after which the process ends, and the server replaces it; up to *jitter* more, at
-        random. 0 is never. For *pool* seconds before that each answer closes its connection: of those that the proxy
-        keeps, none is left on which it could be sending when the process goes.
+    :param max_requests: requests after which the process ends, and the server replaces it; up to *jitter* more at
+        random, or a fifth if that is 0. 0 is never. For *pool* seconds before that each answer closes its connection:
+        of those that the proxy keeps, none is left on which it could be sending when the process goes.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Guard:
         self.notify = os.environ.get("NOTIFY_SOCKET") if notify is None else notify
         self.farewell = farewell
         self.grace = grace
-        self.left = max_requests + random.randint(0, jitter) if max_requests else -1
+        self.left = max_requests + random.randint(0, jitter or max_requests // 5) if max_requests else -1
         self.pool = pool
         self.started = False
         self.leaving = False

@@ -46,7 +46,7 @@ class HypercornWorker(Worker):
             self.listening.append(await create_server(*arguments, **more))
             return self.listening[-1]
 
-        loop.create_server = remembered  # type: ignore[method-assign, assignment]
+        loop.create_server = remembered
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self._serve(loop, config))
 

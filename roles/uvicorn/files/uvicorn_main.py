@@ -24,7 +24,7 @@ def start(self: Process) -> None:
     self.child_conn.close()
 
 
-Process.start = start  # type: ignore[method-assign]
+Process.start = start
 make_patient(Server)
 
 if __name__ == "__main__":

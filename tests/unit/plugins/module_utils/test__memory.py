@@ -38,6 +38,7 @@ def test_processes_are_those_of_the_releases(tmp_path: Path) -> None:
         ("shop", "0012-3f9a2c1b7e"): [Process(10, 1, 2 * MIB), Process(11, 10, 4 * MIB)],
         ("blog", "0012-3f9a2c1b7e"): [Process(15, 1, MIB // 2)],
     }
+    assert _memory.processes(tmp_path, "blog") == {("blog", "0012-3f9a2c1b7e"): [Process(15, 1, MIB // 2)]}
     assert _memory.processes(tmp_path / "none") == {}
 
 

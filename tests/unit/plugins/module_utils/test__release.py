@@ -772,7 +772,7 @@ def test_memory_is_recorded_once_a_release_has_served(
     since = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=minutes)
     (live.path / "state.json").write_text(json.dumps({"state": "live", "live_at": since.isoformat()}))
     held = {("shop", "0001-aaaa"): [_memory.Process(1, 0, 5), _memory.Process(2, 1, 7)]}
-    monkeypatch.setattr(_memory, "processes", lambda: held)
+    monkeypatch.setattr(_memory, "processes", lambda name: held)
     assert not host.deploy().changed
     expected = {"base": 5, "per_worker": 7, "release": "0001-aaaa"}
     assert _memory.recorded(host.root) == (expected if recorded else None)
