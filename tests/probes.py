@@ -102,7 +102,8 @@ def _list() -> Iterator[Probe]:
     ):
         yield Probe(name, _post(header, body=b"0\r\n\r\n" + inner(name)))
     yield Probe(
-        "te.http-1.0", _post("Transfer-Encoding: chunked", line="POST / HTTP/1.0", body=b"0\r\n\r\n" + inner("te.http-1.0"))
+        "te.http-1.0",
+        _post("Transfer-Encoding: chunked", line="POST / HTTP/1.0", body=b"0\r\n\r\n" + inner("te.http-1.0")),
     )
     for name, headers in (
         ("cl.twice", ("Content-Length: 0", "Content-Length: 70")),
@@ -153,7 +154,7 @@ def _list() -> Iterator[Probe]:
     yield Probe("host.unknown", _get("/", host="other.test"))
     yield Probe("line.absolute-unknown-host", _get("http://other.test/", host="HOST"))
     # The name in the line counts (RFC 9112, 3.2.2): the application must not see the other one.
-    yield Probe("line.absolute-other-host-header", _get("http://HOST/", host="other.test"), expect=ONE, without="other.test")
+    yield Probe("line.absolute", _get("http://HOST/", host="other.test"), expect=ONE, without="other.test")
     # What is asked for.
     yield Probe("method.connect", b"CONNECT HOST:443 HTTP/1.1\r\nHost: HOST\r\n\r\n")
     yield Probe("method.trace", _get("/", method="TRACE"))

@@ -333,7 +333,7 @@ def _check_cdn(app: t.Mapping[str, t.Any], check: t.Callable[..., bool], problem
         problems.append(f"cdn: found {_show(cdn)}, expected one of {', '.join(CDNS)}, or a mapping with ranges")
     if cdn is None:
         for key in ("cdn_only", "cdn_client_ca"):
-            if app.get(key) not in (None, False):
+            if str(app.get(key)).lower() not in ("none", "false", "no", "off", "0"):
                 problems.append(f"{key}: goes with cdn only")
     check("cdn_client_ca", app.get("cdn_client_ca"), FILE_PATH, "a file's path, of letters, digits and ._@+-")
     tls = app.get("tls")
@@ -357,7 +357,7 @@ def _check_proxy(cdn: t.Mapping[str, t.Any], check: t.Callable[..., bool], probl
             problems.append(f"{where}: found {_show(entry)}, expected an address or a range such as 192.0.2.0/24")
             continue
         if network.prefixlen < 7 + (network.version == 4):  # 10.0.0.0/8 and fc00::/7 are the widest private ones
-            problems.append(f"{where}: found {_show(entry)}, expected fewer addresses: all of them may say who a client is")
+            problems.append(f"{where}: found {_show(entry)}, expected fewer addresses, who say who a client is")
     expected = "a header's name, of letters, digits and -"
     if isinstance(cdn.get("header"), (t.Mapping, list, tuple, bool)):
         problems.append(f"cdn.header: found {_show(cdn['header'])}, expected {expected}")
@@ -373,8 +373,11 @@ def _check_proxy(cdn: t.Mapping[str, t.Any], check: t.Callable[..., bool], probl
 
 #: What the edge tells the application, or what says where a request ends.
 _OWN_HEADERS = frozenset(
-    "host x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-for x-real-ip x-request-id forwarded proxy"
-    " upgrade connection content-length transfer-encoding te trailer keep-alive traceparent tracestate".split()
+    [
+        *("host", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-forwarded-for", "x-real-ip"),
+        *("x-request-id", "traceparent", "tracestate", "forwarded", "proxy", "upgrade", "connection", "keep-alive"),
+        *("content-length", "transfer-encoding", "te", "trailer"),
+    ]
 )
 
 

@@ -20,7 +20,17 @@ from ansible_collections.asgi.stack.plugins.module_utils import _model
 KEEPALIVE = {"time": 3, "timeout": 2}
 
 #: What the edge is told about an application; none of it makes a release another one.
-_EDGE = ("domains", "tls", "locations", "max_body_size", "request_timeout", "cdn", "cdn_only", "cdn_client_ca", "limits")
+_EDGE = (
+    "domains",
+    "tls",
+    "locations",
+    "max_body_size",
+    "request_timeout",
+    "cdn",
+    "cdn_only",
+    "cdn_client_ca",
+    "limits",
+)
 
 #: What the unit is told about memory and CPUs.
 _MEMORY = ("memory_per_worker", "memory_high", "memory_max", "cpu_weight")

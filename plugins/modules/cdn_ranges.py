@@ -89,7 +89,12 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
-            "networks": {"type": "list", "elements": "str", "choices": list(_cdn.SOURCES), "default": list(_cdn.SOURCES)},
+            "networks": {
+                "type": "list",
+                "elements": "str",
+                "choices": list(_cdn.SOURCES),
+                "default": list(_cdn.SOURCES),
+            },
             "force": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 30},
         },

@@ -22,9 +22,9 @@ from test_site_template import APP, Block, parse, render, shape, words
 
 ROLE = Path(__file__).parents[2] / "roles/site"
 VARIABLES: dict[str, t.Any] = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
-SPEC: dict[str, t.Any] = yaml.safe_load(
-    (ROLE.parent / "app/meta/argument_specs.yml").read_text(encoding="utf-8")
-)["argument_specs"]["application"]["options"]
+SPEC: dict[str, t.Any] = yaml.safe_load((ROLE.parent / "app/meta/argument_specs.yml").read_text(encoding="utf-8"))[
+    "argument_specs"
+]["application"]["options"]
 LIMITS = {key: option["default"] for key, option in SPEC["limits"]["options"].items()}
 CDNS: dict[str, dict[str, t.Any]] = VARIABLES["__site_cdns"]
 DROPPED = [*VARIABLES["__site_headers_forged"], *(name for cdn in CDNS.values() for name in cdn["headers"])]
@@ -91,7 +91,7 @@ def test_only_the_network_may_connect() -> None:
 
 
 def test_a_proxy_identifies_itself() -> None:
-    custom = {"ranges": ["10.0.0.0/8"], "header": "X-Real-IP", "headers": ["X-User"], "scheme": "X-Scheme", "title": "x"}
+    custom = {"ranges": ["10.0.0.0/8"], "header": "X-Real-IP", "headers": ["X-User"], "scheme": "X-A", "title": "x"}
     server = main_server(rendered({"cdn": custom}, __site_cdn=custom, __site_client_ca="/ca.pem"))
     assert lines(server, "ssl_client_certificate") == [["/ca.pem"]]
     assert lines(server, "ssl_verify_client") == [["on"]]

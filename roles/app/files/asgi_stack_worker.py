@@ -90,7 +90,8 @@ class Guard:
         self.left = max_requests + random.randint(0, jitter or max_requests // 5) if max_requests else -1
         self.pool = pool
         #: Tells the proxy which release answers; it keeps that for its log.
-        self.release = [(b"x-asgi-release", os.environ["ASGI_RELEASE"].encode())] if "ASGI_RELEASE" in os.environ else []
+        release = os.environ.get("ASGI_RELEASE", "").encode()
+        self.release = [(b"x-asgi-release", release)] if release else []
         self.started = False
         self.leaving = False
         self.parting: asyncio.Future[None] | None = None

@@ -80,3 +80,8 @@ def test_an_installation_that_was_cut_off_is_seen(tmp_path: Path) -> None:
     assert not host.packages_interrupted(tmp_path)
     (updates / "0003").touch()
     assert host.packages_interrupted(tmp_path)
+
+
+def test_directives_of_a_binary() -> None:
+    assert host.directives_in(b"\x7fELF\0keepalive\0max_headers\0limit_req\0") == ["max_headers"]
+    assert host.directives_in(b"\x7fELF\0http_max_headers_in\0max_headers_hash\0") == []

@@ -63,7 +63,8 @@ def test_places() -> None:
 
 def test_what_the_edge_needs() -> None:
     locations = [{"path": "/static/", "kind": "static", "root": "static"}, {"path": "/ws", "kind": "websocket"}]
-    assert one(locations=locations, max_body_size="5", tls={"mode": "none"})["edge"] == {
+    found = one(locations=locations, max_body_size="5", tls={"mode": "none"}, cdn="fastly", limits={"rate": "7"})
+    assert found["edge"] == {
         "name": "shop",
         "state": "present",
         "domains": ["a.example"],
@@ -74,6 +75,19 @@ def test_what_the_edge_needs() -> None:
         "keepalive": {"time": 3, "timeout": 2},
         "max_body_size": 5,
         "request_timeout": 60,
+        "cdn": "fastly",
+        "cdn_only": False,
+        "cdn_client_ca": None,
+        "limits": {
+            "rate": 7,
+            "burst": 500,
+            "connections": 512,
+            "headers": 100,
+            "header_size": 8192,
+            "header_timeout": 10,
+            "body_timeout": 15,
+            "send_timeout": 15,
+        },
     }
 
 

@@ -43,10 +43,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> t.Callable[..., dict
             "https://www.cloudflare.com/ips-v6": "2400:cb00::/32\n",
         }
         monkeypatch.setattr(cdn_ranges, "open_url", lambda address, timeout: io.BytesIO(published[address].encode()))
-        arguments = {"directory": str(tmp_path), "networks": ["fastly", "cloudflare"], **more, "_ansible_check_mode": check}
-        monkeypatch.setattr(
-            basic, "_load_params", lambda *__none: {**arguments, "_ansible_remote_tmp": "/tmp", "_ansible_keep_remote_files": False}
-        )
+        arguments = {"directory": str(tmp_path), "networks": ["fastly", "cloudflare"], **more}
+        internal = {"check_mode": check, "remote_tmp": "/tmp", "keep_remote_files": False}
+        arguments.update({f"_ansible_{name}": value for name, value in internal.items()})
+        monkeypatch.setattr(basic, "_load_params", lambda *__none: dict(arguments))
         with pytest.raises(Ended) as ended:
             cdn_ranges.main()
         return ended.value.args[0]
