@@ -270,15 +270,20 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--patience", type=float, default=PATIENCE)
     parser.add_argument("--only", default="", help="probes whose name begins so")
+    parser.add_argument("--summary", action="store_true", help="print what is wrong, and the figures")
     arguments = parser.parse_args()
-    wrong = 0
+    asked = wrong = 0
     for one in PROBES:
         if not one.name.startswith(arguments.only):
             continue
         result = probe(one, arguments.connect, arguments.host, arguments.tls, arguments.patience)
         problem = judge(one, result)
+        asked += 1
         wrong += bool(problem)
-        print(json.dumps({**asdict(result), "expect": one.expect, "problem": problem}))
+        if problem or not arguments.summary:
+            print(json.dumps({**asdict(result), "expect": one.expect, "problem": problem}))
+    if arguments.summary:
+        print(f"{asked} malformed requests, {wrong} wrong")
     return 1 if wrong else 0
 
 
