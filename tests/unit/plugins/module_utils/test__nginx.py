@@ -15,7 +15,7 @@ from ansible_collections.asgi.stack.plugins.module_utils import _nginx as nginx
 from ansible_collections.asgi.stack.plugins.module_utils import _system as system
 
 CONFIG = "http { include asgi/live/sites/*.conf; include conf.d/*.conf; }\n"
-STEPS = ["staged", "tested", "named", "live", "swapped", "taken", "marked"]
+STEPS = ["staged", "tested", "named", "linked", "live", "taken", "marked"]
 
 
 class Fake:
@@ -23,9 +23,14 @@ class Fake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.drop_in = root.parent / "systemd/asgi-stack.conf"
         self.has: str | None = None  # what it runs
+        self.unit: str | None = None  # the unit's settings that it runs with
+        self.loaded: str | None = None  # those that systemd has read
         self.enabled = False
-        self.reloads = 0
+        self.outdated = False
+        self.reloads = self.restarts = 0
+        self.prepared: list[str] = []
 
     def installed(self) -> bool:
         return True
@@ -36,7 +41,12 @@ class Fake:
             text += "".join(path.read_text() for path in sorted(self.root.glob(glob)))
         return text
 
-    def test(self, config: Path) -> tuple[bool, str]:
+    def prepare(self, script: Path) -> None:
+        self.prepared.append(script.read_text())
+
+    def test(self, config: Path, unit: str | None) -> tuple[bool, str]:
+        if unit is not None and "ROOT" in self.all(config):
+            return False, "nginx: [emerg] open() failed (13: Permission denied)\n"
         if "BAD" not in self.all(config):
             return True, 'nginx: [warn] conflicting server name "x" on 0.0.0.0:80, ignored\n'
         include = re.findall(r"include (\S+);", config.read_text())
@@ -51,19 +61,31 @@ class Fake:
         return False, f"nginx: [emerg] in {config}:1\n"
 
     def status(self) -> nginx.Status:
-        return nginx.Status(active=self.has is not None, enabled=self.enabled, master=7)
+        return nginx.Status(active=self.has is not None, enabled=self.enabled, master=7, outdated=self.outdated)
 
     def enable(self) -> None:
         self.enabled = True
 
+    def load(self) -> None:
+        self.loaded = self.drop_in.read_text() if self.drop_in.exists() else None
+
     def start(self) -> None:
         self.load()
+        self.unit, self.outdated = self.loaded, False
+        self.has = None
+        if "UNUSABLE" in (self.unit or ""):
+            raise nginx.Refused("status=226/NAMESPACE")
+        self.take()
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.start()
 
     def reload(self) -> None:
         self.reloads += 1
-        self.load()
+        self.take()
 
-    def load(self) -> None:
+    def take(self) -> None:
         text = self.all(self.root / "nginx.conf")
         if "TAKEN" in text:
             raise nginx.Refused("bind() failed")
@@ -77,7 +99,8 @@ class Host(t.NamedTuple):
 
     def apply(self, files: nginx.Tree, **more: t.Any) -> nginx.Outcome:
         options: dict[str, t.Any] = {"config": CONFIG, "absent": [], **more}
-        return nginx.apply(self.root, files=files, service=self.service, marker=self.marker, **options)
+        places = {"marker": self.marker, "drop_in": self.service.drop_in}
+        return nginx.apply(self.root, files=files, service=self.service, **places, **options)
 
     def state(self) -> dict[str, str]:
         """Every file and link, without the lock's directory."""
@@ -180,7 +203,7 @@ def test_an_operators_mistake_is_told_on_every_run(host: Host) -> None:
 
 
 def test_what_is_refused_at_the_reload_is_put_back(host: Host) -> None:
-    host.service.load()
+    host.service.take()
     distributions = host.state()
     with pytest.raises(nginx.Refused):
         host.apply({"sites/a.conf": "TAKEN\n"})
@@ -226,7 +249,7 @@ def test_a_stopped_or_disabled_nginx_is_a_change(host: Host) -> None:
 def test_killed(host: Host, at: str, first: bool, restarted: bool) -> None:
     """Whatever step a run ends at, Nginx can start, and the next run makes it right, once."""
     host.service.enabled = True
-    host.service.load()
+    host.service.take()
     if not first:
         host.apply({"sites/a.conf": "old\n"})
     seen: list[str] = []
@@ -243,11 +266,11 @@ def test_killed(host: Host, at: str, first: bool, restarted: bool) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
     if at in ("taken", "marked"):  # the child's Nginx is gone with it
-        host.service.load()
-    good, _output = host.service.test(host.root / "nginx.conf")
+        host.service.take()
+    good, _output = host.service.test(host.root / "nginx.conf", None)
     assert good
     if restarted:
-        host.service.load()
+        host.service.take()
         assert (host.root / "nginx.conf").read_text() in (host.service.has or "")
     told = host.apply({"sites/a.conf": "new\n"}, check=True)
     done = host.apply({"sites/a.conf": "new\n"})
