@@ -253,6 +253,7 @@ def explain(output: str, names: t.Mapping[str, str], lines_around: int = 2) -> s
 
     :param names: prefix of a path as Nginx printed it → as the operator knows it.
     """
+    output = "\n".join(line for line in output.splitlines() if EXPECTED_WARNING not in line)
     places: list[tuple[str, int]] = []
     for match in re.finditer(r" in (/[^\s:]+):(\d+)", output):
         place = (match.group(1), int(match.group(2)))
@@ -275,7 +276,7 @@ def explain(output: str, names: t.Mapping[str, str], lines_around: int = 2) -> s
         shown.append(f"{known(path)}:")
         for at in range(first, min(number + lines_around, len(lines)) + 1):
             shown.append(f"{'>' if at == number else ' '} {at:4d} | {lines[at - 1]}")
-    return "\n".join(line for line in shown if EXPECTED_WARNING not in line)
+    return "\n".join(shown)
 
 
 def warnings_of(output: str) -> list[str]:
@@ -464,6 +465,8 @@ def _change(
         point(root / LIVE, tree.name)
         if not disk.linked and disk.config is None:
             point(root / CONFIG, f"{LIVE}/{CONFIG}")
+        if disk.unit_linked and UNIT not in wanted:
+            drop_in.unlink()  # it points to nothing
         step("live")
         asked = True
         _converge(service, outcome)
@@ -488,8 +491,6 @@ def _change(
         raise
     _mark(marker, outcome.digest, unit_digest(wanted.get(UNIT)))
     step("marked")
-    if UNIT not in wanted:
-        drop_in.unlink(missing_ok=True)  # it pointed to nothing
     _prune(root, {tree.name, disk.target})
 
 
@@ -573,7 +574,9 @@ def _free_name(parent: Path, whole: str) -> Path:
 
 
 def _put_back(root: Path, disk: Disk, drop_in: Path) -> None:
-    if not disk.unit_linked:
+    if disk.unit_linked:
+        point(drop_in, str(root / LIVE / UNIT))
+    else:
         drop_in.unlink(missing_ok=True)
     if not disk.linked:
         if disk.config is not None:
@@ -664,8 +667,7 @@ class Systemd:
             done = systemctl("start", path.name)
             said = read(output) or ""
             if done.returncode and not said:
-                found = systemctl("show", "--property=Result,ExecMainStatus", path.name).stdout.replace("\n", " ")
-                said = f"the unit's settings cannot be had: {found}\n" + "\n".join(self._journal(path.name))
+                said = "\n".join(["the unit's settings cannot be had on this host", *self._journal(path.name)])
             return done.returncode == 0, said
         finally:
             path.unlink(missing_ok=True)
