@@ -57,7 +57,7 @@ def parse_sources_list(text: str) -> list[str]:
 def parse_deb822_sources(text: str) -> list[str]:
     """The suites of binary packages in a file of the deb822 format, sources.list(5); disabled ones left out."""
     suites: list[str] = []
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     for stanza in re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines)):
         unfolded = re.sub(r"\n[ \t]+", " ", stanza.strip("\n"))
         pairs = (line.split(":", 1) for line in unfolded.splitlines() if ":" in line)

@@ -51,6 +51,7 @@ ERROR_LOG = Path("/var/log/nginx/error.log")
 MARKER = Path("/run/asgi/nginx.json")
 DROP_IN = Path("/etc/systemd/system/nginx.service.d/asgi-stack.conf")
 TEST_UNITS = Path("/run/systemd/system")
+TEST_UNIT = "asgi-nginx-test-"
 SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 OURS = "asgi"
@@ -90,8 +91,8 @@ StandardError=inherit
 #: Said at each start of a master process that is not root. The directive is for the others: root's `nginx -t`.
 EXPECTED_WARNING = 'the "user" directive makes sense only if the master process runs with super-user privileges'
 SANDBOX_HINT = (
-    "Nginx runs as the unit's user, without root's rights, and sees the unit's file system (nginx_sandbox). Certificates"
-    " and keys below /etc/nginx/asgi/tls/NAME are there for it; for other files see nginx_service_extra."
+    "Nginx runs as the unit's user, without root's rights, and sees the unit's file system (nginx_sandbox)."
+    " Certificates and keys below /etc/nginx/asgi/tls/NAME are there for it; for other files see nginx_service_extra."
 )
 
 #: Our files: text by path relative to the live directory, nginx.conf among them.
@@ -659,9 +660,10 @@ class Systemd:
             done = run([BINARY, "-t", "-c", str(config)])
             return done.returncode == 0, done.stderr + done.stdout
         # A file and not systemd-run: that one does not know all that a unit file may say.
-        path = self.test_units / f"asgi-nginx-test-{os.getpid()}.service"
+        path = self.test_units / f"{TEST_UNIT}{os.getpid()}.service"
         output = self.test_units / f"{path.name}.output"
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.clear()
         try:
             write(path, as_tested(unit, config, output))
             done = systemctl("start", path.name)
@@ -672,6 +674,13 @@ class Systemd:
         finally:
             path.unlink(missing_ok=True)
             output.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what tests left that were killed."""
+        for path in self.test_units.glob(f"*{TEST_UNIT}*"):
+            number = re.search(rf"{TEST_UNIT}(\d+)", path.name)
+            if number and not (self.proc / number.group(1)).exists():
+                path.unlink(missing_ok=True)
 
     def status(self) -> Status:
         done = systemctl("show", "--property=LoadState,ActiveState,UnitFileState,MainPID", SERVICE)
@@ -688,7 +697,7 @@ class Systemd:
             active=fields.get("ActiveState") in ("active", "reloading"),
             enabled=fields.get("UnitFileState") in ("enabled", "static"),
             master=master,
-            outdated=master > 0 and self._is_gone(master),
+            outdated=master > 0 and self.is_replaced(master),
             problem=problem,
         )
 
@@ -766,7 +775,7 @@ class Systemd:
                     found.add((int(entry.name), fields[19]))
         return found
 
-    def _is_gone(self, pid: int) -> bool:
+    def is_replaced(self, pid: int) -> bool:
         """Whether the program that a process runs was replaced."""
         try:
             return os.readlink(self.proc / str(pid) / "exe").endswith(" (deleted)")

@@ -326,3 +326,174 @@ def test_workers(tmp_path: Path) -> None:
     (tmp_path / "11").mkdir()
     (tmp_path / "self").mkdir()
     assert nginx.Systemd(proc=tmp_path).workers(7) == {(8, "80")}
+
+
+# --- the unit's settings ---------------------------------------------------------------------------------------------
+
+
+def sandboxed(settings: str = "[Service]\nUser=www-data\n", **files: str) -> nginx.Tree:
+    return {"nginx.service.conf": settings, "prepare": "true\n", **files}
+
+
+def runs(host: Host) -> tuple[str | None, str | None]:
+    """What Nginx runs, and with which unit."""
+    return host.service.has, host.service.unit
+
+
+def test_new_settings_are_a_restart_once(host: Host) -> None:
+    host.service.enabled = True
+    host.service.take()
+    before = host.state()
+    told = host.apply(sandboxed(), check=True)
+    assert host.state() == before
+    assert not host.service.prepared
+    done = host.apply(sandboxed())
+    assert (told.files, told.actions) == (done.files, done.actions)
+    assert done.actions == ["restarted"]
+    assert str(host.service.drop_in) in done.files
+    assert runs(host) == (CONFIG, "[Service]\nUser=www-data\n")
+    assert not host.apply(sandboxed()).changed
+    assert host.service.restarts == 1
+    # A change of other files is a reload.
+    assert host.apply(sandboxed(**{"sites/a.conf": "A\n"})).actions == ["reloaded"]
+    assert host.apply(sandboxed("[Service]\nNice=1\n")).actions == ["restarted"]
+    assert host.service.unit == "[Service]\nNice=1\n"
+    # As the distribution has it again.
+    done = host.apply({}, absent=["nginx.service.conf"])
+    assert done.actions == ["restarted"]
+    assert runs(host) == (CONFIG + "A\n", None)
+    assert not host.service.drop_in.is_symlink()
+    assert not host.apply({}, absent=["nginx.service.conf"]).changed
+
+
+def test_prepared_before_each_test(host: Host) -> None:
+    host.apply(sandboxed())
+    host.apply(sandboxed())
+    host.apply({"prepare": "false\n"})
+    assert host.service.prepared == ["true\n", "true\n", "false\n"]
+
+
+def test_what_only_root_can_do_is_refused_with_the_settings(host: Host) -> None:
+    host.service.enabled = True
+    host.service.take()
+    (host.root / "conf.d/x.conf").write_text("ROOT\n")
+    before = host.state()
+    for __run in range(2):
+        with pytest.raises(nginx.Refused, match="13: Permission denied") as raised:
+            host.apply(sandboxed())
+        assert "nginx_sandbox" in str(raised.value)
+        assert host.state() == before
+        assert not host.service.drop_in.is_symlink()
+    assert host.service.restarts == 0
+    assert host.apply({}).actions == ["reloaded"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("active", [False, True])
+def test_settings_that_do_not_start_are_put_back(host: Host, first: bool, active: bool) -> None:
+    host.service.enabled = True
+    if not first:
+        host.apply(sandboxed())
+    host.service.take()
+    was, unit = runs(host)
+    if not active:
+        host.service.has = None
+    before = host.state()
+    for __run in range(2):
+        with pytest.raises(nginx.Refused):
+            host.apply(sandboxed("UNUSABLE"))
+        after = host.state()
+        if first:
+            assert after.pop("asgi/replaced-nginx.conf")
+        assert after == before
+        assert host.service.drop_in.is_symlink() is not first
+        assert host.service.loaded == unit
+        if active:
+            assert runs(host) == (was, unit)
+        else:
+            assert host.service.has is None
+    assert host.apply(sandboxed()).actions == (["restarted"] if first and active else [] if active else ["started"])
+
+
+def test_a_replaced_program_is_a_restart(host: Host) -> None:
+    host.apply(sandboxed())
+    host.service.outdated = True
+    assert host.apply(sandboxed()).actions == ["restarted"]
+    assert not host.apply(sandboxed()).changed
+
+
+@pytest.mark.parametrize("restarted", ["no", "restart", "boot"])
+@pytest.mark.parametrize("change", ["first", "new", "away"])
+@pytest.mark.parametrize("at", STEPS)
+def test_killed_when_the_settings_change(host: Host, at: str, change: str, restarted: str) -> None:
+    """Configuration and unit always belong together, whatever step a run ends at."""
+    host.service.enabled = True
+    host.service.take()
+    if change != "first":
+        host.apply(sandboxed("OLD\n", **{"sites/a.conf": "for OLD\n"}))
+    old = host.service.unit
+    wanted = {"sites/a.conf": "no unit\n"} if change == "away" else sandboxed("NEW\n", **{"sites/a.conf": "for NEW\n"})
+    more: dict[str, t.Any] = {"absent": ["nginx.service.conf"] if change == "away" else []}
+
+    def step(name: str) -> None:
+        if name == at:
+            os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        host.apply(wanted, step=step, **more)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    done_there = at in ("taken", "marked")
+    if done_there or restarted == "boot":
+        if restarted == "boot":
+            host.marker.unlink(missing_ok=True)
+        host.service.start()
+        text, unit = runs(host)
+        assert (f"for {unit}" in (text or "")) is (unit is not None), "one set's unit with another's configuration"
+    elif restarted == "restart":
+        host.service.unit = host.service.loaded
+        host.service.take()
+    assert old in (None, "OLD\n")
+    told = host.apply(wanted, check=True, **more)
+    done = host.apply(wanted, **more)
+    assert (told.changed, told.files, told.actions) == (done.changed, done.files, done.actions)
+    assert runs(host) == (CONFIG + wanted["sites/a.conf"], wanted.get("nginx.service.conf"))
+    assert not host.apply(wanted, **more).changed
+    assert host.service.drop_in.is_symlink() is ("nginx.service.conf" in wanted)
+
+
+def test_a_configuration_is_tested_as_the_unit_runs_it() -> None:
+    unit = "[Service]\nUser=www-data\nExecStart=\nExecStart=/usr/sbin/nginx -g 'pid /x;'\nExecReload=/bin/true\n"
+    lines = nginx.as_tested(unit, Path("/etc/nginx/t.conf"), Path("/run/o")).splitlines()
+    assert "User=www-data" in lines
+    starts = [line for line in lines if line.startswith("ExecStart=")]
+    assert starts[-2:] == ["ExecStart=", "ExecStart=/usr/sbin/nginx -g 'pid /x;' -t -c /etc/nginx/t.conf"]
+    assert [line for line in lines if line.startswith("ExecReload=")][-1] == "ExecReload="
+    assert "ExecStart=/usr/sbin/nginx -t -c /c" in nginx.as_tested("[Service]\n", Path("/c"), Path("/o")).splitlines()
+
+
+def test_the_warning_about_the_user_is_expected() -> None:
+    warned = f"nginx: [warn] {nginx.EXPECTED_WARNING}, ignored in /etc/nginx/nginx.conf:6\n"
+    assert nginx.warnings_of(warned + "nginx: [warn] other\n") == ["other"]
+    assert nginx.explain(warned + "nginx: [emerg] bad\n", {}) == "[emerg] bad"
+
+
+def test_queues_that_the_kernel_cuts_are_told(tmp_path: Path) -> None:
+    tree = {"a": "listen 80 backlog=4096;\nlisten [::]:80 backlog=511;"}
+    setting = tmp_path / "somaxconn"
+    assert nginx.short_queues(tree, setting) == []
+    setting.write_text("4096\n")
+    assert nginx.short_queues(tree, setting) == []
+    setting.write_text("128\n")
+    assert len(nginx.short_queues(tree, setting)) == 1
+    assert "backlog=4096" in nginx.short_queues(tree, setting)[0]
+
+
+def test_a_replaced_program(tmp_path: Path) -> None:
+    for pid, target in ((7, "/usr/sbin/nginx"), (8, "/usr/sbin/nginx (deleted)")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "exe").symlink_to(target)
+    service = nginx.Systemd(proc=tmp_path)
+    assert [service.is_replaced(pid) for pid in (7, 8, 9)] == [False, True, False]
