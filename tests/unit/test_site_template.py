@@ -10,10 +10,14 @@ import typing as t
 from pathlib import Path
 
 import jinja2
+import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-TEMPLATES = Path(__file__).parents[2] / "roles/site/templates"
+ROLES = Path(__file__).parents[2] / "roles"
+TEMPLATES = ROLES / "site/templates"
+DEFAULTS: dict[str, t.Any] = yaml.safe_load((ROLES / "site/defaults/main.yml").read_text(encoding="utf-8"))
 APP: dict[str, t.Any] = {
     "name": "shop",
     "domains": ["shop.example.com", "*.example.com"],
@@ -39,6 +43,7 @@ def render(app: dict[str, t.Any], **variables: t.Any) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["comment"] = lambda text: f"#\n# {text}\n#"
+    environment.filters["regex_escape"] = re.escape
     pair = {"fingerprint": "ab" * 32, "certificate": "/tls/shop/fullchain.pem", "key": "/tls/shop/privkey.pem"}
     return environment.get_template("site.conf.j2").render(
         {
@@ -47,7 +52,10 @@ def render(app: dict[str, t.Any], **variables: t.Any) -> str:
             "__nginx_listen_addresses": ["", "[::]:"],
             "nginx_http_port": 80,
             "nginx_https_port": 443,
-            "site_static_cache_control": "public, max-age=300",
+            "__nginx_http3": True,
+            "__nginx_brotli": True,
+            "__site_cache_directory": "/var/lib/nginx/asgi-cache",
+            **{name: DEFAULTS[name] for name in DEFAULTS if name != "site_apps"},
             "ansible_managed": "Ansible managed",
             **variables,
         }
