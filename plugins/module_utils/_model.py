@@ -358,7 +358,7 @@ def _check_headers(headers: t.Any, problems: list[str]) -> None:
         if name.lower() in RESERVED_HEADERS:
             problems.append(f"security_headers.{name}: this header is set by the server itself")
         if name.lower() in names:
-            problems.append(f"security_headers.{name}: found a second time, expected it once (case makes no difference)")
+            problems.append(f"security_headers.{name}: found a second time, expected it once, whatever the case")
         names[name.lower()] = name
         if value is None:
             continue
@@ -386,10 +386,9 @@ def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     if isinstance(tls, t.Mapping) and tls.get("mode") == "none":
         problems.append("tls.mode: found 'none', expected TLS with edge: hypercorn (HTTP/2 and HTTP/3 need it)")
     for index, location in enumerate(_list(app.get("locations"))):
-        if isinstance(location, t.Mapping) and location.get("kind") in ("static", "internal"):
-            problems.append(
-                f"locations[{index}].kind: found {_show(location['kind'])}, which only Nginx serves, not edge: hypercorn"
-            )
+        kind = location.get("kind") if isinstance(location, t.Mapping) else None
+        if kind in ("static", "internal"):
+            problems.append(f"locations[{index}].kind: found {kind!r}, which only Nginx serves, not edge: hypercorn")
     for key in ("security_headers", "maintenance", "unavailable_page"):
         if app.get(key):
             problems.append(f"{key}: goes with Nginx only, not with edge: hypercorn")
