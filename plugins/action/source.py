@@ -34,6 +34,12 @@ class ActionModule(ActionBase):
             for index, app in enumerate(apps):
                 if app.get("state") == "absent":
                     continue
+                page = app.get("unavailable_page")
+                if page and not (base / str(page)).is_file():
+                    problems.append(
+                        f"asgi_apps[{index}] ({app['name']}): unavailable_page: found no file {base / str(page)}, "
+                        "expected an HTML file"
+                    )
                 try:
                     sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:

@@ -20,7 +20,20 @@ from ansible_collections.asgi.stack.plugins.module_utils import _model
 KEEPALIVE = {"time": 3, "timeout": 2}
 
 #: What the edge is told about an application; none of it makes a release another one.
-_EDGE = ("domains", "tls", "locations", "max_body_size", "request_timeout")
+_EDGE = (
+    "domains",
+    "tls",
+    "http3",
+    "locations",
+    "security_headers",
+    "max_body_size",
+    "request_timeout",
+    "maintenance",
+    "unavailable_page",
+)
+
+#: So many releases back are static files looked for that pages of earlier releases may still ask for.
+PREVIOUS = 3
 
 #: What the unit is told about memory and CPUs.
 _MEMORY = ("memory_per_worker", "memory_high", "memory_max", "cpu_weight")
@@ -100,6 +113,8 @@ def _present(
             **{key: app[key] for key in ("name", "state", *_EDGE)},
             "upstream": f"{live}/app.sock",
             "source_dir": f"{live}/build/src",
+            # Each release has a link to the one that it replaced.
+            "previous_source_dirs": [f"{live}{'/previous' * back}/build/src" for back in range(1, PREVIOUS + 1)],
             "keepalive": dict(KEEPALIVE),
         },
         "hooks": {kind: [_shell(command) for command in app["hooks"][kind]] for kind in ("build", "migrate")},
