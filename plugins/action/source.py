@@ -40,6 +40,8 @@ class ActionModule(ActionBase):
                         f"asgi_apps[{index}] ({app['name']}): unavailable_page: found no file {base / str(page)}, "
                         "expected an HTML file"
                     )
+                if app.get("cdn_client_ca") and (wrong := _authority(base / app["cdn_client_ca"])):
+                    problems.append(f"asgi_apps[{index}] ({app['name']}): cdn_client_ca: {wrong}")
                 try:
                     sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:
@@ -52,3 +54,16 @@ class ActionModule(ActionBase):
             )
         result.update(changed=False, sources=sources)
         return result
+
+
+def _authority(path: Path) -> str:
+    """Return what keeps a file from being the certificate of an authority; empty if nothing does."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if "PRIVATE KEY-----" in text:
+        return f"{path} has a private key, expected certificates (PEM) alone"
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        return f"{path} has no certificate, expected one (PEM)"
+    return ""

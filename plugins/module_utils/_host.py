@@ -22,6 +22,9 @@ NGINX = "/usr/sbin/nginx"
 PYTHON = "/usr/bin/python3"
 DPKG_QUERY = "/usr/bin/dpkg-query"
 
+#: Directives that the version does not tell of: distributions add them to older versions with security updates.
+DIRECTIVES = ("max_headers",)
+
 
 def parse_os_release(text: str) -> dict[str, str]:
     """The fields of os-release(5), shell quoting undone. Lines that are not assignments are left out."""
@@ -100,6 +103,11 @@ def parse_nginx_build(text: str) -> dict[str, t.Any] | None:
     }
 
 
+def directives_in(program: bytes) -> list[str]:
+    """Which of :data:`DIRECTIVES` a binary of Nginx knows, by its strings."""
+    return [name for name in DIRECTIVES if b"\0%s\0" % name.encode() in program]
+
+
 def ipv6_usable() -> bool:
     """Whether a socket can be bound to `::`, which is what Nginx does for `listen [::]:80`."""
     if not socket.has_ipv6:
@@ -144,6 +152,8 @@ def describe(packages: t.Sequence[str], root: Path = Path("/")) -> dict[str, t.A
     if os.path.exists(NGINX):
         done = run([NGINX, "-V"])
         build = parse_nginx_build(done.stdout + done.stderr) if done.returncode == 0 else None
+        if build:
+            build["directives"] = directives_in(Path(NGINX).read_bytes())
     return {
         "distribution": release.get("ID", ""),
         "version": release.get("VERSION_ID", ""),

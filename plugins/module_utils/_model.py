@@ -11,6 +11,7 @@ is said here. Nothing in this module touches a host or prints a value of ``envir
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import typing as t
 
@@ -43,6 +44,10 @@ PACKAGE = re.compile(
 )
 GIT_ADDRESS = re.compile(r"[^-\s]\S*")
 GIT_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]*")
+RANGE = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+FILE_PATH = re.compile(r"/?[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
+CDNS = ("cloudflare", "cloudfront", "fastly")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
 #: Names that the collection sets itself, or that would change what is started.
 RESERVED_ENVIRONMENT = re.compile(r"ASGI_APP|ASGI_RELEASE|LD_.*|LISTEN_(FDS|PID|FDNAMES)|NOTIFY_SOCKET")
@@ -251,6 +256,8 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     _check_locations(app.get("locations"), check, problems)
     _check_headers(app.get("security_headers"), problems)
     _check_http3(app, problems)
+    _check_cdn(app, check, problems)
+    _check_limits(app.get("limits"), problems)
     if app.get("edge") == "hypercorn":
         _check_front(app, problems)
     for kind, commands in _items(app.get("hooks")):
@@ -377,6 +384,80 @@ def _check_http3(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
         problems.append("http3: found true with tls.mode none, expected TLS with it")
 
 
+def _check_cdn(app: t.Mapping[str, t.Any], check: t.Callable[..., bool], problems: list[str]) -> None:
+    cdn = app.get("cdn")
+    if isinstance(cdn, t.Mapping):
+        _check_proxy(cdn, check, problems)
+    elif cdn is not None and cdn not in CDNS:
+        problems.append(f"cdn: found {_show(cdn)}, expected one of {', '.join(CDNS)}, or a mapping with ranges")
+    if cdn is None:
+        for key in ("cdn_only", "cdn_client_ca"):
+            if str(app.get(key)).lower() not in ("none", "false", "no", "off", "0"):
+                problems.append(f"{key}: goes with cdn only")
+    check("cdn_client_ca", app.get("cdn_client_ca"), FILE_PATH, "a file's path, of letters, digits and ._@+-")
+    tls = app.get("tls")
+    if app.get("cdn_client_ca") is not None and isinstance(tls, t.Mapping) and tls.get("mode") == "none":
+        problems.append("cdn_client_ca: needs TLS, expected another tls.mode than none")
+
+
+def _check_proxy(cdn: t.Mapping[str, t.Any], check: t.Callable[..., bool], problems: list[str]) -> None:
+    """Append what is wrong about a proxy that the collection does not know by name."""
+    for key in cdn:
+        if key not in ("ranges", "header", "headers"):
+            problems.append(f"cdn.{key}: unknown key, expected one of header, headers, ranges")
+    ranges = cdn.get("ranges")
+    if not isinstance(ranges, (list, tuple)) or not ranges:
+        problems.append("cdn.ranges: missing, expected a list of addresses such as 192.0.2.0/24")
+    for index, entry in enumerate(_list(ranges)):
+        where = f"cdn.ranges[{index}]"
+        try:
+            network = ipaddress.ip_network(entry if isinstance(entry, str) and RANGE.fullmatch(entry) else "")
+        except ValueError:
+            problems.append(f"{where}: found {_show(entry)}, expected an address or a range such as 192.0.2.0/24")
+            continue
+        if network.prefixlen < 7 + (network.version == 4):  # 10.0.0.0/8 and fc00::/7 are the widest private ones
+            problems.append(f"{where}: found {_show(entry)}, expected fewer addresses, who say who a client is")
+    expected = "a header's name, of letters, digits and -"
+    if isinstance(cdn.get("header"), (t.Mapping, list, tuple, bool)):
+        problems.append(f"cdn.header: found {_show(cdn['header'])}, expected {expected}")
+    check("cdn.header", cdn.get("header"), HEADER, expected)
+    if cdn.get("headers") is not None and not isinstance(cdn["headers"], (list, tuple)):
+        problems.append(f"cdn.headers: found {_show(cdn['headers'])}, expected a list of headers' names")
+    for index, name in enumerate(_list(cdn.get("headers"))):
+        if not isinstance(name, str):
+            problems.append(f"cdn.headers[{index}]: found {_show(name)}, expected {expected}")
+        elif check(f"cdn.headers[{index}]", name, HEADER, expected) and name.lower() in _OWN_HEADERS:
+            problems.append(f"cdn.headers[{index}]: found {_show(name)}, which the edge sets itself")
+
+
+#: What the edge tells the application, or what says where a request ends.
+_OWN_HEADERS = frozenset(
+    [
+        *("host", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-forwarded-for", "x-real-ip"),
+        *("x-request-id", "traceparent", "tracestate", "forwarded", "proxy", "upgrade", "connection", "keep-alive"),
+        *("content-length", "transfer-encoding", "te", "trailer"),
+    ]
+)
+
+
+def _check_limits(limits: t.Any, problems: list[str]) -> None:
+    if not isinstance(limits, t.Mapping):
+        return
+    for key, least, most in (
+        ("rate", 0, 1000000),
+        ("burst", 0, 1000000),
+        ("connections", 0, 65535),
+        ("headers", 1, 10000),
+        ("header_size", 1024, 1048576),
+        ("header_timeout", 1, 3600),
+        ("body_timeout", 1, 3600),
+        ("send_timeout", 1, 3600),
+    ):
+        given = limits.get(key)
+        if given is not None and _is_whole(given, None) and not least <= int(given) <= most:
+            problems.append(f"limits.{key}: found {given}, expected a whole number from {least} to {most}")
+
+
 def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     """Append what an application without Nginx cannot have."""
     server = app.get("server") or "gunicorn"
@@ -385,6 +466,9 @@ def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     tls = app.get("tls")
     if isinstance(tls, t.Mapping) and tls.get("mode") == "none":
         problems.append("tls.mode: found 'none', expected TLS with edge: hypercorn (HTTP/2 and HTTP/3 need it)")
+    for key in ("cdn", "limits"):
+        if app.get(key):
+            problems.append(f"{key}: needs Nginx, expected it not with edge: hypercorn")
     for index, location in enumerate(_list(app.get("locations"))):
         kind = location.get("kind") if isinstance(location, t.Mapping) else None
         if kind in ("static", "internal"):

@@ -30,6 +30,10 @@ _EDGE = (
     "request_timeout",
     "maintenance",
     "unavailable_page",
+    "cdn",
+    "cdn_only",
+    "cdn_client_ca",
+    "limits",
 )
 
 #: So many releases back are static files looked for that pages of earlier releases may still ask for.

@@ -82,9 +82,12 @@ host:
       type: bool
       sample: true
     nginx:
-      description: Version, OpenSSL version and compiled-in modules of the installed Nginx; null when there is none.
+      description:
+        - Version, OpenSSL version and compiled-in modules of the installed Nginx, and which directives it knows that its
+          version does not tell of; null when there is none.
       type: dict
-      sample: {"version": "1.26.3", "openssl": "3.5.4", "modules": ["http_ssl", "http_v2", "http_v3"]}
+      sample:
+        {"version": "1.26.3", "openssl": "3.5.4", "modules": ["http_ssl", "http_v2", "http_v3"], "directives": ["max_headers"]}
     python:
       description: Path and version of the distribution's Python; null when there is none.
       type: dict

@@ -160,6 +160,26 @@ def test_what_is_no_scheme_changes_none(value: str) -> None:
     assert scope_for(None, ("x-forwarded-proto", value))["scheme"] == "http"
 
 
+@pytest.mark.parametrize(("client", "told"), [(None, True), (["", 0], True), (["192.0.2.1", 9], False)])
+def test_the_proxy_alone_is_told_which_release_answers(
+    client: Any, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASGI_RELEASE", "0007-abc")
+    sent: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b"c"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    guard = worker.Guard(application)
+    asyncio.run(guard({"type": "http", "http_version": "1.1", "client": client, "headers": []}, None, send))
+    assert sent[0]["headers"] == [(b"a", b"b"), *([(b"x-asgi-release", b"0007-abc")] if told else [])]
+    assert sent[1] == {"type": "http.response.body", "body": b"c"}
+
+
 def test_the_place_where_it_is_mounted() -> None:
     assert scope_for(None, root_path="/shop")["root_path"] == "/shop"
     assert scope_for(None)["root_path"] == ""

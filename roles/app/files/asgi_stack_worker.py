@@ -89,6 +89,9 @@ class Guard:
         self.grace = grace
         self.left = max_requests + random.randint(0, jitter or max_requests // 5) if max_requests else -1
         self.pool = pool
+        #: Tells the proxy which release answers; it keeps that for its log.
+        release = os.environ.get("ASGI_RELEASE", "").encode()
+        self.release = [(b"x-asgi-release", release)] if release else []
         self.started = False
         self.leaving = False
         self.parting: asyncio.Future[None] | None = None
@@ -104,7 +107,7 @@ class Guard:
             self._start()  # the server does not speak the lifespan protocol
         if self.root_path:
             scope["root_path"] = self.root_path
-        take_client(scope)
+        headers = self.release if take_client(scope) else []
         if self.left > 0:
             self.left -= 1
             if self.left == 0:
@@ -115,10 +118,10 @@ class Guard:
         try:
             if scope["type"] == "websocket":
                 await self._converse(task, scope, receive, send)
-            elif self.left == 0 and scope["http_version"] in ("1.0", "1.1"):
-                await self.application(scope, receive, _closing(send))
             else:
-                await self.application(scope, receive, send)
+                if self.left == 0 and scope["http_version"] in ("1.0", "1.1"):
+                    headers = [*headers, (b"connection", b"close")]
+                await self.application(scope, receive, _adding(headers, send) if headers else send)
         finally:
             self.requests.discard(task)
 
@@ -245,12 +248,12 @@ def stop_accepting() -> None:
                 os.dup2(deaf.fileno(), number)
 
 
-def _closing(send: Send) -> Send:
-    """Return *send* with which the answer closes its connection."""
+def _adding(headers: list[tuple[bytes, bytes]], send: Send) -> Send:
+    """Return *send* with which an answer has more headers."""
 
     async def marked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
         await send(message)
 
     return marked
@@ -262,15 +265,15 @@ async def _close(send: Send) -> None:
         await send({"type": "websocket.close", "code": 1012, "reason": ""})
 
 
-def take_client(scope: Scope) -> None:
-    """Take the client's address and scheme from what the proxy says, in place.
+def take_client(scope: Scope) -> bool:
+    """Take the client's address and scheme from what the proxy says, in place; return whether the proxy is asking.
 
     Only where the connection came over a unix socket, which is ours alone; there the server knows of no address.
     The proxy sends one value in each header, and replaces what the client sent.
     """
     peer = scope.get("client")
     if peer and _is_address(peer[0]):
-        return
+        return False
     for name, value in scope["headers"]:
         if name == b"x-forwarded-for":
             address = value.decode("latin-1").strip()
@@ -281,6 +284,7 @@ def take_client(scope: Scope) -> None:
                 secure = scheme == "https"
                 plain = "ws" if scope["type"] == "websocket" else "http"
                 scope["scheme"] = plain + "s" * secure
+    return True
 
 
 def _is_address(text: object) -> bool:

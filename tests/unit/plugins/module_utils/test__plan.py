@@ -63,7 +63,8 @@ def test_places() -> None:
 
 def test_what_the_edge_needs() -> None:
     locations = [{"path": "/static/", "kind": "static", "root": "static"}, {"path": "/ws", "kind": "websocket"}]
-    found = one(locations=locations, max_body_size="5", tls={"mode": "none"})["edge"]
+    declared = {"max_body_size": "5", "tls": {"mode": "none"}, "cdn": "fastly", "limits": {"rate": "7"}}
+    found = one(locations=locations, **declared)["edge"]
     assert [{key: value for key, value in one.items() if value} for one in found.pop("locations")] == locations
     assert found == {
         "name": "shop",
@@ -84,6 +85,19 @@ def test_what_the_edge_needs() -> None:
         "request_timeout": 60,
         "maintenance": False,
         "unavailable_page": None,
+        "cdn": "fastly",
+        "cdn_only": False,
+        "cdn_client_ca": None,
+        "limits": {
+            "rate": 7,
+            "burst": 500,
+            "connections": 512,
+            "headers": 100,
+            "header_size": 8192,
+            "header_timeout": 10,
+            "body_timeout": 15,
+            "send_timeout": 15,
+        },
     }
 
 
