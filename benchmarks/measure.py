@@ -111,8 +111,9 @@ class Bench:
         """Return the proportional set size of a unit's processes in MiB."""
         group = self.host.show(unit, "ControlGroup")["ControlGroup"]
         script = (
-            f"for m in unified systemd .; do f=/sys/fs/cgroup/$m{group}/cgroup.procs; [ -e $f ] && break; done; "
-            "for p in $(cat $f); do cat /proc/$p/smaps_rollup; done | awk '/^Pss:/ { s += $2 } END { print s / 1024 }'"
+            f"for m in unified systemd .; do f=/sys/fs/cgroup/$m'{group}'/cgroup.procs; [ -e \"$f\" ] && break; done; "
+            'for p in $(cat "$f"); do cat /proc/$p/smaps_rollup; done | '
+            "awk '/^Pss:/ { s += $2 } END { if (!s) exit 1; print s / 1024 }'"
         )
         return float(self.host.sh(script))
 

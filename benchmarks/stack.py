@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Through our Nginx, against the same server bare on TCP, and against the Nginx of most tutorials.
 
-`./dev host up bench debian13`, then `python benchmarks/stack.py bench [ROUNDS]`. The same server with the same two
-workers each time; load and all of it on one host.
+`./dev host up bench debian13`, then `python benchmarks/stack.py bench [ROUNDS]`. The same server with the same workers
+each time; load and all of it on one host. With one worker it is the worker that is short, with two on two CPUs
+everything is: what Nginx takes, load and workers lack.
 """
 
 from __future__ import annotations
@@ -58,33 +59,39 @@ def start_bare(bench: Bench, name: str) -> None:
     bench.host.sh("for i in $(seq 200); do curl -fso /dev/null http://127.0.0.1:9000/healthz && exit; sleep 0.1; done")
 
 
+def measure_server(bench: Bench, server: str, workers: int, rounds: int) -> tuple[str, ...]:
+    """Return a server's line of the table."""
+    bench.host.write("/run/tutorial.conf", TUTORIAL.replace("SOCKET", bench.socket(server)))
+    bench.host.sh("nginx -q -c /run/tutorial.conf")
+    start_bare(bench, server)
+    places = {
+        "ours": (("--h1", "--header", f"Host: {server}.test"), "http://127.0.0.1:80"),
+        "bare": (("--h1",), "http://127.0.0.1:9000"),
+        "tutorial": (("--h1",), "http://127.0.0.1:8081"),
+    }
+    rates: dict[str, list[float]] = defaultdict(list)
+    failed: dict[str, int] = defaultdict(int)
+    for __ in range(rounds):
+        for place, (options, base) in places.items():
+            seen = bench.load("/healthz", *options, base=base)
+            rates[place].append(seen.rate)
+            failed[place] += seen.failed
+    bench.host.sh("kill $(cat /run/tutorial.pid); systemctl stop bench-bare.service")
+    assert not failed["ours"] and not failed["bare"], (server, failed)
+    ours, bare, tutorial = (middle(rates[place]) for place in ("ours", "bare", "tutorial"))
+    cells = (server, str(workers), f"{ours / bare:.2f}", f"{ours / tutorial:.2f}", f"{ours:.0f}")
+    return (*cells, str(failed["tutorial"]))
+
+
 def main(name: str, rounds: str = "5") -> None:
     bench = Bench(name)
     if bench.host.run("sh", "-c", "command -v curl").returncode:
         bench.host.sh("apt-get install -q -y --no-install-recommends curl", 300)
-    bench.serve(SERVERS, workers=2)
     rows = []
-    for server in SERVERS:
-        bench.host.write("/run/tutorial.conf", TUTORIAL.replace("SOCKET", bench.socket(server)))
-        bench.host.sh("nginx -q -c /run/tutorial.conf")
-        start_bare(bench, server)
-        places = {
-            "ours": (("--h1", "--header", f"Host: {server}.test"), "http://127.0.0.1:80"),
-            "bare": (("--h1",), "http://127.0.0.1:9000"),
-            "tutorial": (("--h1",), "http://127.0.0.1:8081"),
-        }
-        rates = defaultdict(list)
-        failed = defaultdict(int)
-        for __ in range(int(rounds)):
-            for place, (options, base) in places.items():
-                seen = bench.load("/healthz", *options, base=base)
-                rates[place].append(seen.rate)
-                failed[place] += seen.failed
-        bench.host.sh("kill $(cat /run/tutorial.pid); systemctl stop bench-bare.service")
-        assert not failed["ours"] and not failed["bare"], (server, failed)
-        ours, bare, tutorial = (middle(rates[place]) for place in ("ours", "bare", "tutorial"))
-        rows.append((server, f"{ours / bare:.2f}", f"{ours / tutorial:.2f}", f"{ours:.0f}", str(failed["tutorial"])))
-    header = ("server", "ours / bare", "ours / tutorial", "ours, requests a second", "failed, tutorial")
+    for workers in (1, 2):
+        bench.serve(SERVERS, workers=workers)
+        rows += [measure_server(bench, server, workers, int(rounds)) for server in SERVERS]
+    header = ("server", "workers", "ours / bare", "ours / tutorial", "ours, requests a second", "failed, tutorial")
     print(table(header, rows))
 
 

@@ -34,6 +34,12 @@ class ActionModule(ActionBase):
             for index, app in enumerate(apps):
                 if app.get("state") == "absent":
                     continue
+                page = app.get("unavailable_page")
+                if page and not (base / str(page)).is_file():
+                    problems.append(
+                        f"asgi_apps[{index}] ({app['name']}): unavailable_page: found no file {base / str(page)}, "
+                        "expected an HTML file"
+                    )
                 if app.get("cdn_client_ca") and (wrong := _authority(base / app["cdn_client_ca"])):
                     problems.append(f"asgi_apps[{index}] ({app['name']}): cdn_client_ca: {wrong}")
                 try:

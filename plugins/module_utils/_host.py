@@ -1,7 +1,10 @@
 # Copyright: (c) 2026, the asgi.stack authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host is: distribution, packages, Nginx build, interpreter, IPv6. Parsing here, reading in host_info."""
+"""What a host is: distribution, packages and where they come from, Nginx build, interpreter, IPv6.
+
+Parsing here, reading in host_info.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,40 @@ def parse_packages(output: str, names: t.Sequence[str]) -> dict[str, str | None]
         if len(fields) == 3 and fields[0] == "installed" and fields[1] in found:
             found[fields[1]] = fields[2]
     return found
+
+
+def parse_sources_list(text: str) -> list[str]:
+    """The suites of binary packages in a file of the one-line format, sources.list(5)."""
+    found = (re.match(r"\s*deb\s+(?:\[[^\]]*\]\s*)?\S+\s+([^\s#]+)", line) for line in text.splitlines())
+    return [match.group(1) for match in found if match]
+
+
+def parse_deb822_sources(text: str) -> list[str]:
+    """The suites of binary packages in a file of the deb822 format, sources.list(5); disabled ones left out."""
+    suites: list[str] = []
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    for stanza in re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines)):
+        unfolded = re.sub(r"\n[ \t]+", " ", stanza.strip("\n"))
+        pairs = (line.split(":", 1) for line in unfolded.splitlines() if ":" in line)
+        fields = {name.strip().lower(): value.split() for name, value in pairs}
+        enabled = [word.lower() for word in fields.get("enabled", [])] not in (["no"], ["false"], ["0"], ["off"])
+        if enabled and "deb" in fields.get("types", []):
+            suites += fields.get("suites", [])
+    return suites
+
+
+def apt_suites(root: Path = Path("/")) -> list[str]:
+    """The suites that apt installs from, such as `trixie-security`."""
+    directory = root / "etc/apt"
+    parsers = [("sources.list", parse_sources_list), ("sources.list.d/*.list", parse_sources_list)]
+    found: set[str] = set()
+    for pattern, parse in [*parsers, ("sources.list.d/*.sources", parse_deb822_sources)]:
+        for path in directory.glob(pattern):
+            try:
+                found.update(parse(path.read_text(encoding="utf-8", errors="replace")))
+            except OSError:
+                continue
+    return sorted(found)
 
 
 def parse_nginx_build(text: str) -> dict[str, t.Any] | None:
@@ -125,6 +162,7 @@ def describe(packages: t.Sequence[str], root: Path = Path("/")) -> dict[str, t.A
         "architecture": os.uname().machine,
         "packages": installed,
         "packages_interrupted": packages_interrupted(root),
+        "suites": apt_suites(root),
         "ipv6": ipv6_usable(),
         "nginx": build,
         "python": python_of(),

@@ -30,6 +30,15 @@ URL_PATH = re.compile(r"/[A-Za-z0-9._~!&'()*+,=:@%/-]*")
 ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _STEP = r"(?!\.\.?(?:/|$))[A-Za-z0-9._@+-]+"
 RELATIVE_PATH = re.compile(rf"{_STEP}(?:/{_STEP})*")
+ABSOLUTE_PATH = re.compile(rf"(?:/{_STEP})+")
+HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+#: What Nginx takes as it stands: no variable, no escape, one line.
+HEADER_VALUE = re.compile(r"[ -#%-\[\]-~]+")
+#: Headers that say how an answer is sent, or are set otherwise.
+RESERVED_HEADERS = frozenset(
+    ("alt-svc", "connection", "content-encoding", "content-length", "content-type", "date", "keep-alive", "location")
+    + ("server", "set-cookie", "trailer", "transfer-encoding", "upgrade", "vary")
+)
 PACKAGE = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9._,-]+\])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
 )
@@ -245,6 +254,8 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     for name in sorted(both):
         problems.append(f"secrets.{name}: also in environment, expected in one of them")
     _check_locations(app.get("locations"), check, problems)
+    _check_headers(app.get("security_headers"), problems)
+    _check_http3(app, problems)
     _check_cdn(app, check, problems)
     _check_limits(app.get("limits"), problems)
     if app.get("edge") == "hypercorn":
@@ -302,27 +313,75 @@ def _check_source(source: t.Any, check: t.Callable[..., bool], problems: list[st
     check("source.package", source.get("package"), PACKAGE, "a package with its exact version, such as shop==2.4.1")
 
 
+#: The kinds of locations that a key goes with.
+_LOCATION_KEYS = {
+    "exact": ("app", "sse", "websocket", "upload"),
+    "root": ("static", "internal"),
+    "timeout": ("app", "sse", "websocket", "upload", "health"),
+    "max_body_size": ("app", "upload"),
+    "cache": ("app",),
+    "immutable": ("static",),
+}
+
+
 def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: list[str]) -> None:
-    seen: set[str] = set()
+    seen: set[tuple[bool, str]] = set()
     for index, location in enumerate(_list(locations)):
         if not isinstance(location, t.Mapping):
             continue
         where = f"locations[{index}]"
+        kind = location.get("kind")
         path = str(location.get("path") or "/")
         check(f"{where}.path", location.get("path"), URL_PATH, "a path that begins with /")
-        if location.get("path") is not None and path in seen:
+        place = (kind == "health" or location.get("exact") is True, path)
+        if location.get("path") is not None and place in seen:
             problems.append(f"{where}.path: found {_show(path)} a second time, expected each path once")
-        seen.add(path)
-        if location.get("kind") == "static":
-            if location.get("root") is None:
-                problems.append(f"{where}.root: missing, expected a directory relative to the source")
-            if not path.endswith("/"):
-                problems.append(f"{where}.path: found {_show(path)}, expected a / at the end for kind static")
-        elif location.get("root") is not None:
-            problems.append(f"{where}.root: goes with kind static only")
-        check(
-            f"{where}.root", location.get("root"), RELATIVE_PATH, "a directory relative to the source, and inside of it"
-        )
+        seen.add(place)
+        for key, kinds in _LOCATION_KEYS.items():
+            if kind not in kinds and location.get(key) not in (None, False):
+                problems.append(f"{where}.{key}: goes with kind {' and '.join(kinds)} only")
+        if kind == "static" and location.get("root") is None:
+            problems.append(f"{where}.root: missing, expected a directory relative to the source")
+        if (kind == "static" or (kind == "internal" and location.get("root") is not None)) and not path.endswith("/"):
+            problems.append(f"{where}.path: found {_show(path)}, expected a / at the end for kind {kind}")
+        root = location.get("root")
+        if kind == "internal" and isinstance(root, str) and root.startswith("/"):
+            check(f"{where}.root", root, ABSOLUTE_PATH, "an absolute directory without . and .. in it")
+        else:
+            check(f"{where}.root", root, RELATIVE_PATH, "a directory relative to the source, and inside of it")
+        for key in ("timeout", "max_body_size", "cache"):
+            _check_least(location, key, 1, problems, f"{where}.{key}")
+        for key in ("timeout", "cache"):
+            if _is_whole(location.get(key), 86401):
+                problems.append(f"{where}.{key}: found {location[key]}, expected seconds, a day (86400) at most")
+
+
+def _check_headers(headers: t.Any, problems: list[str]) -> None:
+    names: dict[str, str] = {}
+    for name, value in _items(headers):
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
+            problems.append(f"security_headers: found the name {_show(name)}, expected letters, digits and -")
+            continue
+        if name.lower() in RESERVED_HEADERS:
+            problems.append(f"security_headers.{name}: this header is set by the server itself")
+        if name.lower() in names:
+            problems.append(f"security_headers.{name}: found a second time, expected it once, whatever the case")
+        names[name.lower()] = name
+        if value is None:
+            continue
+        if isinstance(value, (t.Mapping, list, tuple, bool)) or not HEADER_VALUE.fullmatch(str(value)):
+            problems.append(
+                f"security_headers.{name}: found {_show(value)}, expected null or one line of ASCII without $ and \\"
+            )
+
+
+def _check_http3(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
+    given = app.get("http3")
+    if given is not None and str(given).lower() not in ("auto", "true", "false"):
+        problems.append(f"http3: found {_show(given)}, expected auto, true or false")
+    tls = app.get("tls")
+    if str(given).lower() == "true" and isinstance(tls, t.Mapping) and tls.get("mode") == "none":
+        problems.append("http3: found true with tls.mode none, expected TLS with it")
 
 
 def _check_cdn(app: t.Mapping[str, t.Any], check: t.Callable[..., bool], problems: list[str]) -> None:
@@ -411,8 +470,12 @@ def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
         if app.get(key):
             problems.append(f"{key}: needs Nginx, expected it not with edge: hypercorn")
     for index, location in enumerate(_list(app.get("locations"))):
-        if isinstance(location, t.Mapping) and location.get("kind") == "static":
-            problems.append(f"locations[{index}].kind: found 'static', which only Nginx serves, not edge: hypercorn")
+        kind = location.get("kind") if isinstance(location, t.Mapping) else None
+        if kind in ("static", "internal"):
+            problems.append(f"locations[{index}].kind: found {kind!r}, which only Nginx serves, not edge: hypercorn")
+    for key in ("security_headers", "maintenance", "unavailable_page"):
+        if app.get(key):
+            problems.append(f"{key}: goes with Nginx only, not with edge: hypercorn")
 
 
 def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:

@@ -23,14 +23,21 @@ KEEPALIVE = {"time": 3, "timeout": 2}
 _EDGE = (
     "domains",
     "tls",
+    "http3",
     "locations",
+    "security_headers",
     "max_body_size",
     "request_timeout",
+    "maintenance",
+    "unavailable_page",
     "cdn",
     "cdn_only",
     "cdn_client_ca",
     "limits",
 )
+
+#: So many releases back are static files looked for that pages of earlier releases may still ask for.
+PREVIOUS = 3
 
 #: What the unit is told about memory and CPUs.
 _MEMORY = ("memory_per_worker", "memory_high", "memory_max", "cpu_weight")
@@ -110,6 +117,8 @@ def _present(
             **{key: app[key] for key in ("name", "state", *_EDGE)},
             "upstream": f"{live}/app.sock",
             "source_dir": f"{live}/build/src",
+            # Each release has a link to the one that it replaced.
+            "previous_source_dirs": [f"{live}{'/previous' * back}/build/src" for back in range(1, PREVIOUS + 1)],
             "keepalive": dict(KEEPALIVE),
         },
         "hooks": {kind: [_shell(command) for command in app["hooks"][kind]] for kind in ("build", "migrate")},

@@ -39,6 +39,7 @@ EDGE_GROUP = "www-data"
 #: Where systemd keeps the directories that the unit declares for the application's user.
 OWN_DIRECTORIES = ("/var/lib/asgi", "/var/cache/asgi", "/var/log/asgi")
 JOURNAL_LINES = 20  # from its beginning, and from its end
+PREVIOUS = "previous"  # the link in a release's directory to the one that it replaced
 _KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
 _POLL = 0.25  # seconds between two questions for health while there is no healthy answer
 _BEGIN = 10.0  # seconds in which systemd has begun to start a unit
@@ -478,6 +479,7 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
     current = live(root)
     try:
         _enable(new.name, now=False)  # before it is live, so that a boot right after finds it
+        _remember(current, new)
         _system.point(root / "live", f"releases/{new.instance}")
     except BaseException as error:
         now = live(root)
@@ -498,6 +500,20 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
         outcome.previous = current.instance
     outcome.instance = new.instance
     _prune(root, new)
+
+
+def _remember(current: Release | None, new: Release) -> None:
+    """Have *new* say which release with other code it replaces: Nginx looks there for static files that pages of
+    before still ask for. The links make a chain, and what ``live`` points to is its beginning."""
+    if current is None or current == new:
+        return
+    target = f"../{current.instance}"
+    if current.info["build"] == new.info["build"]:  # a restart, or another configuration
+        link = current.path / PREVIOUS
+        if not link.is_symlink() or os.readlink(link) == f"../{new.instance}":
+            return
+        target = os.readlink(link)
+    _system.point(new.path / PREVIOUS, target)
 
 
 def _prepared(request: Request) -> Release | None:

@@ -72,6 +72,11 @@ host:
       description: Whether an installation of packages was cut off, and no other works until it is finished.
       type: bool
       sample: false
+    suites:
+      description: Suites that apt installs packages from.
+      type: list
+      elements: str
+      sample: [trixie, trixie-security, trixie-updates]
     ipv6:
       description: Whether a socket can be bound to an IPv6 address.
       type: bool

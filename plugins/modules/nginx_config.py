@@ -17,6 +17,9 @@ description:
     when nothing of ours changed.
   - C(nginx.conf) becomes a symbolic link to the live set. What it was is kept as C(asgi/replaced-nginx.conf). The distribution's
     default site is disabled. No other file is touched.
+  - The settings of C(nginx.service) belong to the set. When they change, Nginx is tested with them and then restarted; when it does
+    not start, what was there is back and started.
+  - An Nginx whose program was replaced, by an upgrade of the package, is restarted.
 author:
   - the asgi.stack authors (@asgi-stack)
 options:
@@ -32,6 +35,8 @@ options:
     description:
       - Text by path, relative to the live directory.
       - These files must not themselves include one another as C(asgi/live/), which is the old set while the new one is tested.
+      - C(nginx.service.conf) is a drop-in for C(nginx.service). Without it, the distribution's unit is as it is.
+      - C(prepare) is a shell script that root runs before each test. The drop-in may have it run before Nginx starts.
     type: dict
     default: {}
   absent:
@@ -81,7 +86,7 @@ files:
   elements: str
   sample: [/etc/nginx/asgi/live/sites/hello.conf]
 actions:
-  description: What was done to the service, of enabled, started and reloaded.
+  description: What was done to the service, of enabled, started, reloaded and restarted.
   returned: success
   type: list
   elements: str
@@ -124,7 +129,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=explain(error))
-    for warning in outcome.warnings:
+    for warning in outcome.warnings + nginx.short_queues(module.params["files"]):
         module.warn(f"nginx: {warning}")
     module.exit_json(
         changed=outcome.changed,

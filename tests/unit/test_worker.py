@@ -369,6 +369,42 @@ def test_after_so_many_requests_connections_are_closed_and_the_process_ends(monk
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
+DEAF = """
+import socket, sys, time
+import asgi_stack_worker
+listening = socket.socket(fileno=int(sys.argv[1]))
+asgi_stack_worker.stop_accepting()
+listening.settimeout(0.2)
+try:
+    listening.accept()
+    print("heard", flush=True)
+except OSError:
+    print("deaf", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_stops_accepting_leaves_connections_to_the_others(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        client.connect(str(tmp_path / "s"))
+        number = listening.fileno()
+        with subprocess.Popen(
+            [sys.executable, "-c", DEAF, str(number)],
+            pass_fds=[number],
+            env={**os.environ, "PYTHONPATH": str(FILE.parent)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout and other.stdout.readline() == "deaf\n"
+            listening.settimeout(5)
+            accepted, _address = listening.accept()
+            accepted.close()
+            other.communicate()
+
+
 def test_uvicorn_stops_listening_before_it_closes_connections() -> None:
     done: list[str] = []
 

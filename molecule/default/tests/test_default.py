@@ -221,6 +221,146 @@ def test_key_is_for_root_alone(host: Any) -> None:
     assert host.file("/etc/nginx/asgi/tls/secure").mode == 0o700
 
 
+# --- Nginx -----------------------------------------------------------------------------------------------------------
+
+
+def nginx_pids(host: Any) -> list[int]:
+    """Nginx's master process and its workers."""
+    master = int(host.check_output("systemctl show --property MainPID --value nginx"))
+    return [master, *children(host, master)]
+
+
+def test_nginx_has_no_right_but_to_bind_low_ports(host: Any, target: str) -> None:
+    pids = nginx_pids(host)
+    assert len(pids) > 1
+    for pid in pids:
+        status = host.file(f"/proc/{pid}/status").content_string
+        assert re.findall(r"^Uid:((?:\s+\d+)+)$", status, re.M) == [f"\t{host.user('www-data').uid}" * 4]
+        for capabilities in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert re.findall(rf"^{capabilities}:\s+(\w+)$", status, re.M) == ["0000000000000400"], capabilities
+        assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s+(\d)$", status, re.M) == ["1", "2"]
+    wanted = int(host.check_output("systemctl show --property LimitNOFILE --value nginx"))
+    assert f"worker_rlimit_nofile {wanted};" in host.file("/etc/nginx/nginx.conf").content_string
+    for pid in pids[1:]:
+        assert re.search(rf"^Max open files\s+{wanted}\s", host.file(f"/proc/{pid}/limits").content_string, re.M)
+    assert "setrlimit" not in host.file("/var/log/nginx/error.log").content_string
+
+
+def test_nginx_is_in_a_sandbox(host: Any) -> None:
+    done = host.run("systemd-analyze --no-pager --threshold=15 security nginx.service")
+    print(done.stdout.strip().splitlines()[-1])
+    assert done.rc == 0, done.stdout
+    for place, writable in (("/etc/nginx", False), ("/srv/asgi", False), ("/var/lib/nginx/body", True)):
+        found = host.run(
+            f"nsenter --target {nginx_pids(host)[0]} --mount -- touch {place}/probe && rm -f {place}/probe"
+        )
+        assert (found.rc == 0) is writable, f"{place}: {found.stderr}"
+
+
+def test_roots_test_of_the_configuration_leaves_uploads_alone(host: Any, target: str) -> None:
+    """It gives the directories for bodies to `nobody` where nginx.conf names no user."""
+    assert host.run("nginx -t").rc == 0
+    body = os.urandom(1 << 20)
+    answer = client.request(target, "secure.test", "/upload", method="POST", body=body)
+    assert answer.json()["sha256"] == hashlib.sha256(body).hexdigest()
+
+
+def test_nginx_starts_after_roots_test_and_after_a_kill(host: Any, target: str) -> None:
+    """The one leaves a pid file that is root's, the other a socket."""
+    assert host.run("systemctl stop nginx && nginx -t -q && systemctl start nginx").rc == 0
+    before = nginx_pids(host)
+    host.check_output(f"kill -KILL {' '.join(map(str, before))}")
+    until = time.monotonic() + 30
+    while host.run("systemctl is-active nginx").rc or nginx_pids(host)[0] == before[0]:
+        assert time.monotonic() < until, "Nginx was not started again"
+        time.sleep(0.2)
+    assert client.request(target, "secure.test", "/healthz").status == 200
+
+
+def test_rotated_logs_go_on_in_new_files(host: Any, target: str) -> None:
+    log = host.file("/var/log/nginx/access.log")
+    client.request(target, "secure.test", "/healthz?before")
+    inode = host.check_output("stat --format %i /var/log/nginx/access.log")
+    assert host.run("logrotate --force /etc/logrotate.d/nginx").rc == 0
+    assert host.check_output("stat --format %i /var/log/nginx/access.log") != inode
+    until = time.monotonic() + 10
+    while not log.content_string:
+        client.request(target, "secure.test", "/healthz?after")
+        assert time.monotonic() < until, "requests are logged to the old file"
+        time.sleep(0.2)
+    assert (log.user, log.group, log.mode) == ("www-data", "adm", 0o640)
+    assert host.file("/var/log/nginx").user == "root"
+
+
+def test_status_page_is_for_root_and_adm(host: Any) -> None:
+    ask = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/nginx/status.sock');"
+        " s.sendall(b'GET /status HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
+    )
+    assert "Active connections:" in host.check_output(f'python3 -c "{ask}"')
+    assert "Active" in host.check_output(f'setpriv --reuid nobody --regid adm --clear-groups python3 -c "{ask}"')
+    refused = host.run(f'setpriv --reuid nobody --regid nogroup --clear-groups python3 -c "{ask}"')
+    assert "Permission denied" in refused.stderr
+
+
+def test_key_is_reachable_through_nginx_only(host: Any, target: str) -> None:
+    """Nginx is not root and has a copy; others of its user, and those who look into its processes, do not get it."""
+    master = nginx_pids(host)[0]
+    inside = host.check_output(f"nsenter --target {master} --mount -- cat /etc/nginx/asgi/tls/secure/privkey.pem")
+    assert inside == host.check_output("cat /etc/nginx/asgi/tls/secure/privkey.pem")
+    for path in (
+        "/etc/nginx/asgi/tls/secure/privkey.pem",
+        "/run/asgi/nginx/tls/secure/privkey.pem",
+        f"/proc/{master}/root/etc/nginx/asgi/tls/secure/privkey.pem",
+    ):
+        assert host.run("test -f %s", path).rc == 0, "there is nothing to protect"
+        assert host.run("setpriv --reuid www-data --regid www-data --init-groups cat %s", path).rc != 0, path
+
+
+def test_renewed_certificate_is_served_after_a_reload(host: Any, target: str) -> None:
+    """As a client for ACME would do it: a new pair, a new link, and a reload that tests first."""
+    host.check_output(
+        "cd /etc/nginx/asgi/tls && readlink secure >/run/old && cp -R secure/ secure@new"
+        " && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3 -subj /CN=renewed"
+        " -keyout secure@new/privkey.pem -out secure@new/fullchain.pem 2>/dev/null"
+        " && ln -s secure@new .next && mv -T .next secure && systemctl reload nginx"
+    )
+    try:
+        until = time.monotonic() + 10
+        while b"renewed" not in certificate(target):
+            assert time.monotonic() < until, "the old certificate is served"
+            time.sleep(0.2)
+        assert host.check_output("ls /run/asgi/nginx/tls | grep -c secure@") == "1"
+    finally:
+        host.check_output(
+            "cd /etc/nginx/asgi/tls && ln -s $(cat /run/old) .next && mv -T .next secure && rm -rf secure@new"
+            " && systemctl reload nginx"
+        )
+
+
+def certificate(target: str) -> bytes:
+    with client.connect(target, "secure.test", tls=True) as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        return connection.getpeercert(binary_form=True) or b""
+
+
+def test_broken_file_of_the_operators_stops_a_reload_not_nginx(host: Any, target: str) -> None:
+    host.check_output("echo 'server { listen 8088; access_log /var/log/elsewhere.log; }' >/etc/nginx/conf.d/wrong.conf")
+    try:
+        assert host.run("systemctl reload nginx").rc != 0
+        assert client.request(target, "secure.test", "/healthz").status == 200
+    finally:
+        host.check_output("rm /etc/nginx/conf.d/wrong.conf")
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_methods_that_are_not_for_servers_are_refused(target: str, method: str) -> None:
+    answer = client.request(target, "secure.test", "/", method=method)
+    assert 400 <= answer.status < 500
+    assert not re.search(rb"nginx/\d", answer.body)
+    assert not re.search(r"\d", answer.headers.get("Server", ""))
+
+
 def test_secrets_are_for_root_alone_and_reach_the_application(host: Any, target: str) -> None:
     holding = host.check_output("grep --recursive --files-with-matches not-in-any-log /srv/asgi/secure/live/").split()
     assert holding

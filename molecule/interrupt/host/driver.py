@@ -110,7 +110,7 @@ def known(path: Any) -> str:
     """Return the name of a file without what differs from run to run."""
     name = os.path.basename(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else "?"
     name = re.sub(r"\d{4,}-[0-9a-f]+", "RELEASE", name)
-    name = re.sub(r"(asgi-test|stage|config)-\w+(-\d+)?", r"\1-*", name)
+    name = re.sub(r"(asgi-test|asgi-nginx-test|stage|config)-\w+(-\d+)?", r"\1-*", name)
     name = re.sub(r"\b[0-9a-f]{16}\b", "*", name)
     return re.sub(r"^(\..+)\.(\w{8}|\d+)$|^(\.new)-\w+$", r"\1\3.*", name)
 

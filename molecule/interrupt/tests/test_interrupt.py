@@ -481,6 +481,7 @@ def test_first_nginx_configuration_killed_anywhere(there: Host) -> None:
     distributions = (
         "systemctl stop nginx; cd /etc/nginx && cp --remove-destination /srv/nginx.conf nginx.conf"
         " && rm -rf asgi/live asgi/config-* asgi/replaced-nginx.conf /run/asgi/nginx.json"
+        " && rm -f /etc/systemd/system/nginx.service.d/asgi-stack.conf && systemctl daemon-reload"
         " && ln -sfn /etc/nginx/sites-available/default sites-enabled/default"
         " && systemctl reset-failed nginx && systemctl start nginx"
     )

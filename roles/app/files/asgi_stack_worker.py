@@ -60,7 +60,7 @@ class Guard:
     :param beat: is called each second while the application starts, for a server that wants a sign of life then too.
     :param notify: systemd's notification socket; it is told when the application has started.
     :param farewell: a signal on which open WebSockets are closed, and all else that is open after *grace* seconds, for
-        a server that would drop the ones and wait for the others.
+        a server that would drop the ones and wait for the others. Such a server also drops what it has just accepted.
     :param max_requests: requests after which the process ends, and the server replaces it; up to *jitter* more at
         random, or a fifth if that is 0. 0 is never. For *pool* seconds before that each answer closes its connection:
         of those that the proxy keeps, none is left on which it could be sending when the process goes.
@@ -200,8 +200,14 @@ class Guard:
         asyncio.get_running_loop().call_later(self.grace, self.cut)
 
     def _retire(self) -> None:
-        self.parting = asyncio.ensure_future(self.leave())
-        self.parting.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGTERM))
+        self.parting = asyncio.ensure_future(self._end())
+
+    async def _end(self) -> None:
+        await self.leave()
+        if self.farewell:
+            stop_accepting()
+            await asyncio.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wind up the alarm again. It is a thread of the interpreter's own, which does not wait for the GIL."""
@@ -223,6 +229,23 @@ def make_patient(server: Any) -> None:
         await impatient(self, sockets)
 
     server.shutdown = shutdown
+
+
+def stop_accepting() -> None:
+    """Take no more connections in this process; those that arrive wait for the ones that it shares its socket with.
+
+    For a server that cannot be asked: a socket to which nobody connects takes the place of each one that listens.
+    """
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # closed by now, or no socket
+            with socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM) as found:
+                if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    continue
+            with socket.socket(socket.AF_UNIX) as deaf:
+                deaf.setblocking(False)
+                deaf.bind("")  # to a name that the kernel makes up
+                deaf.listen()
+                os.dup2(deaf.fileno(), number)
 
 
 def _adding(headers: list[tuple[bytes, bytes]], send: Send) -> Send:

@@ -82,6 +82,31 @@ def test_an_installation_that_was_cut_off_is_seen(tmp_path: Path) -> None:
     assert host.packages_interrupted(tmp_path)
 
 
+def test_suites_of_both_formats(tmp_path: Path) -> None:
+    apt = tmp_path / "etc/apt"
+    (apt / "sources.list.d").mkdir(parents=True)
+    (apt / "sources.list").write_text(
+        "# deb http://x/ commented-security main\n"
+        "deb http://deb.example/debian bookworm main # deb http://x/ more main\n"
+        "deb [arch=amd64 signed-by=/usr/share/keyrings/a.gpg] http://x/ bookworm-security main contrib\n"
+        "deb-src http://x/ source-only main\n"
+    )
+    (apt / "sources.list.d/more.list").write_text("deb\thttp://x/\tbookworm-updates main\n")
+    (apt / "sources.list.d/debian.sources").write_text(
+        "Types: deb deb-src\nURIs: http://x/\nSuites: trixie\n # a comment's line\n trixie-updates\nComponents: main\n"
+        "\n# of the other kind\nEnabled: no\nTypes: deb\nURIs: http://x/\nSuites: disabled-security\n"
+        "  \n\ntypes: deb-src\nSuites: source-security\n\nTypes: deb\nSuites: trixie-security"
+    )
+    (apt / "sources.list.d/debian.sources.save").write_text("Types: deb\nSuites: saved\n")
+    assert host.apt_suites(tmp_path) == [
+        "bookworm",
+        "bookworm-security",
+        "bookworm-updates",
+        "trixie",
+        "trixie-security",
+        "trixie-updates",
+    ]
+    assert host.apt_suites(tmp_path / "nothing") == []
 def test_directives_of_a_binary() -> None:
     assert host.directives_in(b"\x7fELF\0keepalive\0max_headers\0limit_req\0") == ["max_headers"]
     assert host.directives_in(b"\x7fELF\0http_max_headers_in\0max_headers_hash\0") == []

@@ -141,9 +141,46 @@ MISTAKES = [
     ({"locations": [{"path": "/a", "kind": "app"}] * 2}, "locations[1].path: found '/a' a second time"),
     ({"locations": [{"path": "/a/", "kind": "static"}]}, "locations[0].root: missing, expected a directory"),
     ({"locations": [{"path": "/a", "kind": "static", "root": "a"}]}, "locations[0].path: found '/a', expected a / at"),
-    ({"locations": [{"path": "/a", "kind": "app", "root": "a"}]}, "locations[0].root: goes with kind static only"),
+    ({"locations": [{"path": "/a", "kind": "app", "root": "a"}]}, "locations[0].root: goes with kind static and"),
     ({"locations": [{"path": "/a/", "kind": "static", "root": "/etc"}]}, "locations[0].root: found '/etc', expected"),
     ({"locations": [{"path": "/a/", "kind": "static", "root": "a/../.."}]}, "locations[0].root: found 'a/../..', exp"),
+    (
+        {"locations": [{"path": "/a/", "kind": "internal", "root": "/var/../etc"}]},
+        "locations[0].root: found '/var/../etc', expected an absolute directory",
+    ),
+    (
+        {"locations": [{"path": "/a", "kind": "internal", "root": "b"}]},
+        "locations[0].path: found '/a', expected a / at the end for kind internal",
+    ),
+    ({"locations": [{"path": "/a", "kind": "sse", "cache": 1}]}, "locations[0].cache: goes with kind app only"),
+    (
+        {"locations": [{"path": "/a", "kind": "health", "max_body_size": 1}]},
+        "locations[0].max_body_size: goes with kind app and upload only",
+    ),
+    (
+        {"locations": [{"path": "/a/", "kind": "static", "root": "a", "exact": True}]},
+        "locations[0].exact: goes with kind app and sse and websocket and upload only",
+    ),
+    ({"locations": [{"path": "/a", "kind": "app", "immutable": True}]}, "locations[0].immutable: goes with kind"),
+    ({"locations": [{"path": "/a", "kind": "app", "cache": 0}]}, "locations[0].cache: found 0, expected a whole"),
+    (
+        {"locations": [{"path": "/a", "kind": "app", "timeout": 86401}]},
+        "locations[0].timeout: found 86401, expected seconds, a day (86400) at most",
+    ),
+    (
+        {"locations": [{"path": "/a", "kind": "health"}, {"path": "/a", "kind": "app", "exact": True}]},
+        "locations[1].path: found '/a' a second time",
+    ),
+    ({"http3": "maybe"}, "http3: found 'maybe', expected auto, true or false"),
+    ({"http3": True, "tls": {"mode": "none"}}, "http3: found true with tls.mode none"),
+    ({"maintenance": "soon"}, "maintenance: found 'soon', expected true or false"),
+    ({"security_headers": ["X"]}, "security_headers: found a list, expected a mapping"),
+    ({"security_headers": {"X Y": "a"}}, "security_headers: found the name 'X Y', expected letters, digits and -"),
+    ({"security_headers": {"Content-Type": "a"}}, "security_headers.Content-Type: this header is set by the server"),
+    ({"security_headers": {"X-A": "a", "x-a": "a"}}, "security_headers.x-a: found a second time"),
+    ({"security_headers": {"X-A": "$host"}}, "security_headers.X-A: found '$host', expected null or one line of ASCII"),
+    ({"security_headers": {"X-A": "a\nB: c"}}, "security_headers.X-A: found 'a\\nB: c', expected null or one line"),
+    ({"security_headers": {"X-A": True}}, "security_headers.X-A: found True, expected null or one line of ASCII"),
     ({"cdn": "akamai"}, "cdn: found 'akamai', expected one of cloudflare, cloudfront, fastly"),
     ({"cdn": ["10.0.0.0/8"]}, "cdn: found a list, expected one of"),
     ({"cdn": {}}, "cdn.ranges: missing, expected a list of addresses such as"),
@@ -318,6 +355,22 @@ def test_every_default_is_filled_in() -> None:
     assert found["locations"] == []
 
 
+def test_locations_that_are_right() -> None:
+    found = problems(
+        locations=[
+            {"path": "/a", "kind": "app", "exact": True, "cache": 1, "timeout": 5, "max_body_size": 5},
+            {"path": "/a", "kind": "upload", "timeout": 86400},
+            {"path": "/healthz", "kind": "health"},
+            {"path": "/metrics", "kind": "internal"},
+            {"path": "/files/", "kind": "internal", "root": "/var/lib/asgi/shop/files"},
+            {"path": "/assets/", "kind": "static", "root": "dist/assets", "immutable": True},
+        ],
+        security_headers={"X-Frame-Options": None, "Permissions-Policy": 'camera=(self "https://a.example")'},
+        http3=True,
+    )
+    assert found == []
+
+
 def test_what_a_template_made_a_string_gets_its_type() -> None:
     found = _model.resolve(
         app(
@@ -335,7 +388,12 @@ def test_what_a_template_made_a_string_gets_its_type() -> None:
     assert (found["drain"], found["max_body_size"]) == (30, 1_000_000)
     assert (found["health"]["status"], found["health"]["timeout"]) == ([200], 9)
     assert found["sizing"]["per_cpu"] == 1.5
-    assert found["locations"] == [{"path": "/a", "kind": "app", "root": None}]
+    (location,) = found["locations"]
+    assert {key: value for key, value in location.items() if value is not None} == {
+        "path": "/a",
+        "kind": "app",
+        "exact": False,
+    }
     assert (found["gunicorn"]["timeout"], found["gunicorn"]["preload"]) == (90, False)
 
 
@@ -416,6 +474,7 @@ def test_front_is_right() -> None:
             {**FRONT, "locations": [{"path": "/static/", "kind": "static", "root": "static"}]},
             "locations[0].kind: found 'static', which only Nginx serves, not edge: hypercorn",
         ),
+        ({**FRONT, "maintenance": True}, "maintenance: goes with Nginx only, not with edge: hypercorn"),
         ({"edge": "caddy"}, "edge: found 'caddy', expected one of nginx, hypercorn"),
     ],
 )

@@ -15,7 +15,7 @@ from ansible_collections.asgi.stack.plugins.module_utils import _nginx as nginx
 from ansible_collections.asgi.stack.plugins.module_utils import _system as system
 
 CONFIG = "http { include asgi/live/sites/*.conf; include conf.d/*.conf; }\n"
-STEPS = ["staged", "tested", "named", "live", "swapped", "taken", "marked"]
+STEPS = ["staged", "tested", "named", "linked", "live", "taken", "marked"]
 
 
 class Fake:
@@ -23,9 +23,14 @@ class Fake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.drop_in = root.parent / "systemd/asgi-stack.conf"
         self.has: str | None = None  # what it runs
+        self.unit: str | None = None  # the unit's settings that it runs with
+        self.loaded: str | None = None  # those that systemd has read
         self.enabled = False
-        self.reloads = 0
+        self.outdated = False
+        self.reloads = self.restarts = 0
+        self.prepared: list[str] = []
 
     def installed(self) -> bool:
         return True
@@ -36,7 +41,12 @@ class Fake:
             text += "".join(path.read_text() for path in sorted(self.root.glob(glob)))
         return text
 
-    def test(self, config: Path) -> tuple[bool, str]:
+    def prepare(self, script: Path) -> None:
+        self.prepared.append(script.read_text())
+
+    def test(self, config: Path, unit: str | None) -> tuple[bool, str]:
+        if unit is not None and "ROOT" in self.all(config):
+            return False, "nginx: [emerg] open() failed (13: Permission denied)\n"
         if "BAD" not in self.all(config):
             return True, 'nginx: [warn] conflicting server name "x" on 0.0.0.0:80, ignored\n'
         include = re.findall(r"include (\S+);", config.read_text())
@@ -51,19 +61,31 @@ class Fake:
         return False, f"nginx: [emerg] in {config}:1\n"
 
     def status(self) -> nginx.Status:
-        return nginx.Status(active=self.has is not None, enabled=self.enabled, master=7)
+        return nginx.Status(active=self.has is not None, enabled=self.enabled, master=7, outdated=self.outdated)
 
     def enable(self) -> None:
         self.enabled = True
 
+    def load(self) -> None:
+        self.loaded = self.drop_in.read_text() if self.drop_in.exists() else None
+
     def start(self) -> None:
         self.load()
+        self.unit, self.outdated = self.loaded, False
+        self.has = None
+        if "UNUSABLE" in (self.unit or ""):
+            raise nginx.Refused("status=226/NAMESPACE")
+        self.take()
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.start()
 
     def reload(self) -> None:
         self.reloads += 1
-        self.load()
+        self.take()
 
-    def load(self) -> None:
+    def take(self) -> None:
         text = self.all(self.root / "nginx.conf")
         if "TAKEN" in text:
             raise nginx.Refused("bind() failed")
@@ -77,7 +99,8 @@ class Host(t.NamedTuple):
 
     def apply(self, files: nginx.Tree, **more: t.Any) -> nginx.Outcome:
         options: dict[str, t.Any] = {"config": CONFIG, "absent": [], **more}
-        return nginx.apply(self.root, files=files, service=self.service, marker=self.marker, **options)
+        places = {"marker": self.marker, "drop_in": self.service.drop_in}
+        return nginx.apply(self.root, files=files, service=self.service, **places, **options)
 
     def state(self) -> dict[str, str]:
         """Every file and link, without the lock's directory."""
@@ -180,7 +203,7 @@ def test_an_operators_mistake_is_told_on_every_run(host: Host) -> None:
 
 
 def test_what_is_refused_at_the_reload_is_put_back(host: Host) -> None:
-    host.service.load()
+    host.service.take()
     distributions = host.state()
     with pytest.raises(nginx.Refused):
         host.apply({"sites/a.conf": "TAKEN\n"})
@@ -226,7 +249,7 @@ def test_a_stopped_or_disabled_nginx_is_a_change(host: Host) -> None:
 def test_killed(host: Host, at: str, first: bool, restarted: bool) -> None:
     """Whatever step a run ends at, Nginx can start, and the next run makes it right, once."""
     host.service.enabled = True
-    host.service.load()
+    host.service.take()
     if not first:
         host.apply({"sites/a.conf": "old\n"})
     seen: list[str] = []
@@ -243,11 +266,11 @@ def test_killed(host: Host, at: str, first: bool, restarted: bool) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
     if at in ("taken", "marked"):  # the child's Nginx is gone with it
-        host.service.load()
-    good, _output = host.service.test(host.root / "nginx.conf")
+        host.service.take()
+    good, _output = host.service.test(host.root / "nginx.conf", None)
     assert good
     if restarted:
-        host.service.load()
+        host.service.take()
         assert (host.root / "nginx.conf").read_text() in (host.service.has or "")
     told = host.apply({"sites/a.conf": "new\n"}, check=True)
     done = host.apply({"sites/a.conf": "new\n"})
@@ -303,3 +326,174 @@ def test_workers(tmp_path: Path) -> None:
     (tmp_path / "11").mkdir()
     (tmp_path / "self").mkdir()
     assert nginx.Systemd(proc=tmp_path).workers(7) == {(8, "80")}
+
+
+# --- the unit's settings ---------------------------------------------------------------------------------------------
+
+
+def sandboxed(settings: str = "[Service]\nUser=www-data\n", **files: str) -> nginx.Tree:
+    return {"nginx.service.conf": settings, "prepare": "true\n", **files}
+
+
+def runs(host: Host) -> tuple[str | None, str | None]:
+    """What Nginx runs, and with which unit."""
+    return host.service.has, host.service.unit
+
+
+def test_new_settings_are_a_restart_once(host: Host) -> None:
+    host.service.enabled = True
+    host.service.take()
+    before = host.state()
+    told = host.apply(sandboxed(), check=True)
+    assert host.state() == before
+    assert not host.service.prepared
+    done = host.apply(sandboxed())
+    assert (told.files, told.actions) == (done.files, done.actions)
+    assert done.actions == ["restarted"]
+    assert str(host.service.drop_in) in done.files
+    assert runs(host) == (CONFIG, "[Service]\nUser=www-data\n")
+    assert not host.apply(sandboxed()).changed
+    assert host.service.restarts == 1
+    # A change of other files is a reload.
+    assert host.apply(sandboxed(**{"sites/a.conf": "A\n"})).actions == ["reloaded"]
+    assert host.apply(sandboxed("[Service]\nNice=1\n")).actions == ["restarted"]
+    assert host.service.unit == "[Service]\nNice=1\n"
+    # As the distribution has it again.
+    done = host.apply({}, absent=["nginx.service.conf"])
+    assert done.actions == ["restarted"]
+    assert runs(host) == (CONFIG + "A\n", None)
+    assert not host.service.drop_in.is_symlink()
+    assert not host.apply({}, absent=["nginx.service.conf"]).changed
+
+
+def test_prepared_before_each_test(host: Host) -> None:
+    host.apply(sandboxed())
+    host.apply(sandboxed())
+    host.apply({"prepare": "false\n"})
+    assert host.service.prepared == ["true\n", "true\n", "false\n"]
+
+
+def test_what_only_root_can_do_is_refused_with_the_settings(host: Host) -> None:
+    host.service.enabled = True
+    host.service.take()
+    (host.root / "conf.d/x.conf").write_text("ROOT\n")
+    before = host.state()
+    for __run in range(2):
+        with pytest.raises(nginx.Refused, match="13: Permission denied") as raised:
+            host.apply(sandboxed())
+        assert "nginx_sandbox" in str(raised.value)
+        assert host.state() == before
+        assert not host.service.drop_in.is_symlink()
+    assert host.service.restarts == 0
+    assert host.apply({}).actions == ["reloaded"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("active", [False, True])
+def test_settings_that_do_not_start_are_put_back(host: Host, first: bool, active: bool) -> None:
+    host.service.enabled = True
+    if not first:
+        host.apply(sandboxed())
+    host.service.take()
+    was, unit = runs(host)
+    if not active:
+        host.service.has = None
+    before = host.state()
+    for __run in range(2):
+        with pytest.raises(nginx.Refused):
+            host.apply(sandboxed("UNUSABLE"))
+        after = host.state()
+        if first:
+            assert after.pop("asgi/replaced-nginx.conf")
+        assert after == before
+        assert host.service.drop_in.is_symlink() is not first
+        assert host.service.loaded == unit
+        if active:
+            assert runs(host) == (was, unit)
+        else:
+            assert host.service.has is None
+    assert host.apply(sandboxed()).actions == (["restarted"] if first and active else [] if active else ["started"])
+
+
+def test_a_replaced_program_is_a_restart(host: Host) -> None:
+    host.apply(sandboxed())
+    host.service.outdated = True
+    assert host.apply(sandboxed()).actions == ["restarted"]
+    assert not host.apply(sandboxed()).changed
+
+
+@pytest.mark.parametrize("restarted", ["no", "restart", "boot"])
+@pytest.mark.parametrize("change", ["first", "new", "away"])
+@pytest.mark.parametrize("at", STEPS)
+def test_killed_when_the_settings_change(host: Host, at: str, change: str, restarted: str) -> None:
+    """Configuration and unit always belong together, whatever step a run ends at."""
+    host.service.enabled = True
+    host.service.take()
+    if change != "first":
+        host.apply(sandboxed("OLD\n", **{"sites/a.conf": "for OLD\n"}))
+    old = host.service.unit
+    wanted = {"sites/a.conf": "no unit\n"} if change == "away" else sandboxed("NEW\n", **{"sites/a.conf": "for NEW\n"})
+    more: dict[str, t.Any] = {"absent": ["nginx.service.conf"] if change == "away" else []}
+
+    def step(name: str) -> None:
+        if name == at:
+            os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        host.apply(wanted, step=step, **more)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    done_there = at in ("taken", "marked")
+    if done_there or restarted == "boot":
+        if restarted == "boot":
+            host.marker.unlink(missing_ok=True)
+        host.service.start()
+        text, unit = runs(host)
+        assert (f"for {unit}" in (text or "")) is (unit is not None), "one set's unit with another's configuration"
+    elif restarted == "restart":
+        host.service.unit = host.service.loaded
+        host.service.take()
+    assert old in (None, "OLD\n")
+    told = host.apply(wanted, check=True, **more)
+    done = host.apply(wanted, **more)
+    assert (told.changed, told.files, told.actions) == (done.changed, done.files, done.actions)
+    assert runs(host) == (CONFIG + wanted["sites/a.conf"], wanted.get("nginx.service.conf"))
+    assert not host.apply(wanted, **more).changed
+    assert host.service.drop_in.is_symlink() is ("nginx.service.conf" in wanted)
+
+
+def test_a_configuration_is_tested_as_the_unit_runs_it() -> None:
+    unit = "[Service]\nUser=www-data\nExecStart=\nExecStart=/usr/sbin/nginx -g 'pid /x;'\nExecReload=/bin/true\n"
+    lines = nginx.as_tested(unit, Path("/etc/nginx/t.conf"), Path("/run/o")).splitlines()
+    assert "User=www-data" in lines
+    starts = [line for line in lines if line.startswith("ExecStart=")]
+    assert starts[-2:] == ["ExecStart=", "ExecStart=/usr/sbin/nginx -g 'pid /x;' -t -c /etc/nginx/t.conf"]
+    assert [line for line in lines if line.startswith("ExecReload=")][-1] == "ExecReload="
+    assert "ExecStart=/usr/sbin/nginx -t -c /c" in nginx.as_tested("[Service]\n", Path("/c"), Path("/o")).splitlines()
+
+
+def test_the_warning_about_the_user_is_expected() -> None:
+    warned = f"nginx: [warn] {nginx.EXPECTED_WARNING}, ignored in /etc/nginx/nginx.conf:6\n"
+    assert nginx.warnings_of(warned + "nginx: [warn] other\n") == ["other"]
+    assert nginx.explain(warned + "nginx: [emerg] bad\n", {}) == "[emerg] bad"
+
+
+def test_queues_that_the_kernel_cuts_are_told(tmp_path: Path) -> None:
+    tree = {"a": "listen 80 backlog=4096;\nlisten [::]:80 backlog=511;"}
+    setting = tmp_path / "somaxconn"
+    assert nginx.short_queues(tree, setting) == []
+    setting.write_text("4096\n")
+    assert nginx.short_queues(tree, setting) == []
+    setting.write_text("128\n")
+    assert len(nginx.short_queues(tree, setting)) == 1
+    assert "backlog=4096" in nginx.short_queues(tree, setting)[0]
+
+
+def test_a_replaced_program(tmp_path: Path) -> None:
+    for pid, target in ((7, "/usr/sbin/nginx"), (8, "/usr/sbin/nginx (deleted)")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "exe").symlink_to(target)
+    service = nginx.Systemd(proc=tmp_path)
+    assert [service.is_replaced(pid) for pid in (7, 8, 9)] == [False, True, False]

@@ -63,18 +63,28 @@ def test_places() -> None:
 
 def test_what_the_edge_needs() -> None:
     locations = [{"path": "/static/", "kind": "static", "root": "static"}, {"path": "/ws", "kind": "websocket"}]
-    found = one(locations=locations, max_body_size="5", tls={"mode": "none"}, cdn="fastly", limits={"rate": "7"})
-    assert found["edge"] == {
+    declared = {"max_body_size": "5", "tls": {"mode": "none"}, "cdn": "fastly", "limits": {"rate": "7"}}
+    found = one(locations=locations, **declared)["edge"]
+    assert [{key: value for key, value in one.items() if value} for one in found.pop("locations")] == locations
+    assert found == {
         "name": "shop",
         "state": "present",
         "domains": ["a.example"],
         "tls": {"mode": "none"},
         "upstream": "/srv/asgi/shop/live/app.sock",
         "source_dir": "/srv/asgi/shop/live/build/src",
-        "locations": [locations[0], {**locations[1], "root": None}],
+        "previous_source_dirs": [
+            "/srv/asgi/shop/live/previous/build/src",
+            "/srv/asgi/shop/live/previous/previous/build/src",
+            "/srv/asgi/shop/live/previous/previous/previous/build/src",
+        ],
         "keepalive": {"time": 3, "timeout": 2},
+        "http3": "auto",
+        "security_headers": {},
         "max_body_size": 5,
         "request_timeout": 60,
+        "maintenance": False,
+        "unavailable_page": None,
         "cdn": "fastly",
         "cdn_only": False,
         "cdn_client_ca": None,

@@ -693,7 +693,8 @@ def test_a_release_is_known_to_be_live_although_the_run_was_killed(host: Host, m
 
         def last_step(link: Path, target: str) -> None:
             point(link, target)
-            host.last_step = host.steps
+            if link.name == "live":
+                host.last_step = host.steps
 
         patch.setattr(_system, "point", last_step)
         with pytest.raises(Killed):
@@ -815,6 +816,42 @@ def test_a_prepared_release_has_no_traffic(host: Host) -> None:
     assert host.runs() == {"0001-aaaa", "0002-bbbb"}
     assert host.deploy(id="bbbb").instance == "0002-bbbb"
     assert host.live() == "0002-bbbb"
+
+
+# --- files of earlier releases ---------------------------------------------------------------------------------------
+
+
+def chain(host: Host) -> list[str]:
+    """The builds whose static files Nginx looks for, the live one first."""
+    places = (host.root / f"live{'/previous' * back}/build" for back in range(4))
+    return [place.resolve().name for place in places if place.exists()]
+
+
+def test_files_of_earlier_releases_stay_within_reach(host: Host) -> None:
+    for number in (1, 2, 3):
+        host.deploy(id=f"{number}" * 4, build=f"b{number}")
+    assert chain(host) == ["b3", "b2", "b1"]
+    # neither a restart nor another configuration puts one of them farther away
+    _release.restart("shop", host.root, 0)
+    host.deploy(id="dddd", build="b3", environment={"A": "1"})
+    assert chain(host) == ["b3", "b2", "b1"]
+
+
+def test_files_of_what_was_rolled_back_stay_within_reach(host: Host) -> None:
+    host.deploy(build="b1")
+    host.deploy(id="bbbb", build="b2")
+    _release.rollback("shop", host.root, None, 0)
+    assert chain(host)[:2] == ["b1", "b2"]
+    _release.rollback("shop", host.root, "bbbb", 0)
+    assert chain(host)[:2] == ["b2", "b1"]
+
+
+def test_pruned_files_are_out_of_reach_and_nothing_else(host: Host) -> None:
+    for number in (1, 2, 3, 4):
+        host.deploy(id=f"{number}" * 4, build=f"b{number}", settings=Settings(HEALTH, keep=2))
+        host.active = {unit for unit in host.active if "@" not in unit or f"@{host.live()}" in unit}
+    host.deploy(id="4444", build="b4", settings=Settings(HEALTH, keep=2))
+    assert chain(host) == ["b4", "b3"]
 
 
 # --- rollback and restart --------------------------------------------------------------------------------------------
@@ -1224,7 +1261,8 @@ def test_a_switch_that_fails_after_its_rename_leaves_the_new_release_live(
 
     def failing(link: Path, target: str) -> None:
         point(link, target)
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if link.name == "live":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(_system, "point", failing)
     host.build("b2")
