@@ -11,6 +11,7 @@ is said here. Nothing in this module touches a host or prints a value of ``envir
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 import typing as t
 
@@ -35,6 +36,8 @@ PACKAGE = re.compile(
 GIT_ADDRESS = re.compile(r"[^-\s]\S*")
 GIT_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]*")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
+#: Seconds: the least that browsers take for their preload lists (hstspreload.org).
+PRELOAD_AGE = 31536000
 #: Names that the collection sets itself, or that would change what is started.
 RESERVED_ENVIRONMENT = re.compile(r"ASGI_APP|ASGI_RELEASE|LD_.*|LISTEN_(FDS|PID|FDNAMES)|NOTIFY_SOCKET")
 
@@ -240,6 +243,7 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     for name in sorted(both):
         problems.append(f"secrets.{name}: also in environment, expected in one of them")
     _check_locations(app.get("locations"), check, problems)
+    _check_tls(app, problems)
     if app.get("edge") == "hypercorn":
         _check_front(app, problems)
     for kind, commands in _items(app.get("hooks")):
@@ -318,6 +322,68 @@ def _check_locations(locations: t.Any, check: t.Callable[..., bool], problems: l
         )
 
 
+def _check_tls(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
+    tls = app.get("tls")
+    if not isinstance(tls, t.Mapping):
+        return
+    mode = tls.get("mode") or "self_signed"
+    on_host = _is_true(tls.get("on_host"))
+    for key in ("certificate", "key"):
+        path = tls.get(key)
+        if mode == "provided" and path in (None, ""):
+            problems.append(f"tls.{key}: missing, expected the path of a PEM file with tls.mode: provided")
+        elif mode != "provided" and path is not None:
+            problems.append(f"tls.{key}: goes with tls.mode: provided only, found {_show(mode)}")
+        elif isinstance(path, str) and ("-----BEGIN" in path or not path.isprintable()):
+            problems.append(f"tls.{key}: found text that is no path, expected the path of a PEM file")
+        elif mode == "provided" and on_host and not str(path).startswith("/"):
+            problems.append(f"tls.{key}: found {_show(path)}, expected an absolute path with tls.on_host")
+    if on_host and mode != "provided":
+        problems.append(f"tls.on_host: goes with tls.mode: provided only, found {_show(mode)}")
+    if mode == "acme":
+        for index, domain in enumerate(_list(app.get("domains"))):
+            if str(domain).startswith("*.") or _is_address(str(domain)):
+                problems.append(
+                    f"domains[{index}]: found {_show(domain)} with tls.mode: acme, expected a plain host name: nothing "
+                    "else can be proven over HTTP"
+                )
+    hsts = tls.get("hsts")
+    if isinstance(hsts, t.Mapping):
+        _check_hsts(hsts, mode, problems)
+
+
+def _check_hsts(hsts: t.Mapping[str, t.Any], mode: str, problems: list[str]) -> None:
+    age = hsts.get("max_age")
+    _check_least(hsts, "max_age", 0, problems, "tls.hsts.max_age")
+    if mode == "none" and age is not None:
+        problems.append(
+            "tls.hsts: goes with TLS only, found tls.mode 'none': let what ends TLS before it send the header"
+        )
+    for key in ("include_subdomains", "preload"):
+        if age is None and _is_true(hsts.get(key)):
+            problems.append(f"tls.hsts.max_age: missing, expected seconds with tls.hsts.{key}")
+    if _is_true(hsts.get("preload")):
+        if not _is_true(hsts.get("include_subdomains")):
+            problems.append("tls.hsts.preload: expected tls.hsts.include_subdomains: true with it")
+        if age is not None and _is_whole(age, 0) and int(age) < PRELOAD_AGE:
+            problems.append(f"tls.hsts.max_age: found {age}, expected at least {PRELOAD_AGE} with tls.hsts.preload")
+
+
+def _is_true(value: t.Any) -> bool:
+    try:
+        return value is not None and bool(_convert(value, "bool"))
+    except ValueError:
+        return False
+
+
+def _is_address(domain: str) -> bool:
+    try:
+        ipaddress.ip_address(domain)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     """Append what an application without Nginx cannot have."""
     server = app.get("server") or "gunicorn"
@@ -326,6 +392,10 @@ def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     tls = app.get("tls")
     if isinstance(tls, t.Mapping) and tls.get("mode") == "none":
         problems.append("tls.mode: found 'none', expected TLS with edge: hypercorn (HTTP/2 and HTTP/3 need it)")
+    if isinstance(tls, t.Mapping) and tls.get("mode") == "acme":
+        problems.append("tls.mode: found 'acme', which Nginx answers for, expected another one with edge: hypercorn")
+    if isinstance(tls, t.Mapping) and isinstance(tls.get("hsts"), t.Mapping) and tls["hsts"].get("max_age") is not None:
+        problems.append("tls.hsts: found with edge: hypercorn, expected the application itself to send the header")
     for index, location in enumerate(_list(app.get("locations"))):
         if isinstance(location, t.Mapping) and location.get("kind") == "static":
             problems.append(f"locations[{index}].kind: found 'static', which only Nginx serves, not edge: hypercorn")
