@@ -54,6 +54,8 @@ CA = "ca.pem"
 WEBROOT = "webroot"
 #: There while Nginx may not have read what was installed.
 UNREAD = "unread"
+#: Somebody makes it to have all renewed at the next run, whether it is time or not.
+RENEW = "renew"
 CODE = Path("/usr/local/lib/asgi.acme")
 SYSTEMD = Path("/etc/systemd/system")
 TIMER = "asgi.acme.timer"
@@ -135,7 +137,7 @@ def said(output: str) -> str:
     noise = re.compile(
         r"Saving debug log|Requesting a cert|Renewing an existing|Account registered|Some challenges have failed|"
         r"Ask for help|See the logfile|Hint:|An unexpected error occurred:$|Certbot failed to authenticate|"
-        r"- - -|Plugins selected|Another instance of|Please see the logfile|$"
+        r"Unable to change owner|- - -|Plugins selected|Another instance of|Please see the logfile|$"
     )
     kept: list[str] = []
     for line in output.splitlines():
@@ -200,11 +202,8 @@ def forget(state: Path, name: str) -> None:
 # On the host --------------------------------------------------------------------------------------------------------
 
 
-def converge(state: Path = STATE, force: bool = False, client: t.Callable[..., str | None] = obtain) -> bool:
-    """Ask for what is missing or ends soon, install what is new, and have Nginx read it; return whether all is well.
-
-    :param force: renew all, whether it is time or not.
-    """
+def converge(state: Path = STATE, client: t.Callable[..., str | None] = obtain) -> bool:
+    """Ask for what is missing or ends soon, install what is new, and have Nginx read it; return whether all is well."""
     with locked("_acme", PATIENCE):
         settings = load_settings(state)
         if settings is None:
@@ -212,6 +211,7 @@ def converge(state: Path = STATE, force: bool = False, client: t.Callable[..., s
         status = load_status(state)
         status = {name: status[name] for name in settings.names if name in status}
         installed = False
+        force = remove(state / RENEW)
         for name, domains in sorted(settings.names.items()):
             held = lineage(state, name)
             if force or wrong(held, domains, settings.directory, time.time()) or (held and due(held, time.time())):
@@ -362,8 +362,10 @@ def ensure(
     }
     changed = {file for file, text in files.items() if read(file) != text}
     for file in sorted(changed):
-        shown = file.suffix != ".py"
-        outcome.diff.append(_difference(file, (read(file) or "") if shown else "", files[file] if shown else "new\n"))
+        if code not in file.parents:
+            outcome.diff.append(_difference(file, read(file) or "", files[file]))
+    if any(code in file.parents for file in changed):
+        outcome.diff.append(_difference(code, "", "what the host runs by itself\n"))
     timer = next(name for name in units if name.endswith(".timer"))
     service = next(name for name in units if name.endswith(".service"))
     if not check_mode:
@@ -474,7 +476,7 @@ def main() -> None:
     """What the service runs."""
     os.umask(0o022)
     try:
-        good = converge(force="--force-renewal" in sys.argv[1:])
+        good = converge()
     except (HostError, OSError) as error:
         sys.exit(str(error))
     sys.exit(0 if good else 1)

@@ -64,8 +64,10 @@ class Host:
         state = "ActiveState=active\nUnitFileState=enabled" if arguments[0] == "show" else ""
         return subprocess.CompletedProcess(arguments, 0, state, "")
 
-    def renew(self, **more: t.Any) -> bool:
-        return acme.converge(self.state, client=self.client, **more)
+    def renew(self, force: bool = False) -> bool:
+        if force:
+            (self.state / acme.RENEW).touch()
+        return acme.converge(self.state, client=self.client)
 
     def play(self, *domains: str, absent: t.Sequence[str] = (), **more: t.Any) -> acme.Outcome:
         wanted = {"shop": list(domains)} if domains else {}
