@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 import jinja2
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,6 +144,24 @@ def test_an_acme_server_is_answered_before_the_redirect_and_nobody_else() -> Non
     *redirects, _site = places({**APP, "domains": ["a.example", "b.example"], "tls": {"mode": "acme"}})
     assert redirects == [[challenge, ["location", "/"]]] * 2
     assert not [name for server in places(APP) for name in server if name == challenge]
+
+
+@pytest.mark.parametrize(
+    ("hsts", "value"),
+    [
+        (None, None),
+        ({"max_age": None, "include_subdomains": False, "preload": False}, None),
+        ({"max_age": 0}, "max-age=0"),
+        ({"max_age": 60, "include_subdomains": True}, "max-age=60; includeSubDomains"),
+        ({"max_age": 5, "include_subdomains": True, "preload": True}, "max-age=5; includeSubDomains; preload"),
+    ],
+)
+def test_hsts_is_sent_over_tls_only(hsts: dict[str, t.Any] | None, value: str | None) -> None:
+    rendered = render({**APP, "tls": {"mode": "self_signed", "hsts": hsts}})
+    *redirects, site = [str(inner) for name, inner in parse(words(rendered)) if name == ["server"]]
+    assert "Strict-Transport-Security" not in "".join(redirects)
+    said = f"['add_header', 'Strict-Transport-Security', '{value}', 'always']"
+    assert (said in site) if value else ("Strict-Transport-Security" not in site)
 
 
 def test_no_tls() -> None:
