@@ -215,6 +215,8 @@ def converge(state: Path = STATE, client: t.Callable[..., str | None] = obtain) 
         for name, domains in sorted(settings.names.items()):
             held = lineage(state, name)
             if force or wrong(held, domains, settings.directory, time.time()) or (held and due(held, time.time())):
+                if held is None:  # what a client that was cut off left would keep it from beginning anew
+                    forget(state, name)
                 began = time.time()
                 problem = client(settings, state, name)
                 held = lineage(state, name)

@@ -191,6 +191,17 @@ def test_nginx_reads_it_in_the_end(host: Host) -> None:
     assert len(host.reloads) == 4
 
 
+def test_what_a_client_that_was_killed_left(host: Host) -> None:
+    host.play("shop.example.com")
+    config = host.state / "certbot/config"
+    (config / "archive/shop").mkdir(parents=True)
+    (config / "live/shop" / certificate.KEY).unlink()
+    assert host.renew()
+    assert len(host.asked) == 2
+    assert not (config / "archive/shop").exists()
+    assert host.standing()["problem"] is None
+
+
 def test_absent(host: Host) -> None:
     host.play("shop.example.com")
     code = host.place / "code"
