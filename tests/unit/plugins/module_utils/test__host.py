@@ -107,6 +107,8 @@ def test_suites_of_both_formats(tmp_path: Path) -> None:
         "trixie-updates",
     ]
     assert host.apt_suites(tmp_path / "nothing") == []
+
+
 def test_directives_of_a_binary() -> None:
     assert host.directives_in(b"\x7fELF\0keepalive\0max_headers\0limit_req\0") == ["max_headers"]
     assert host.directives_in(b"\x7fELF\0http_max_headers_in\0max_headers_hash\0") == []
