@@ -75,6 +75,11 @@ class Tools(driver.Host):
         return "/tmp/certificate.pem"
 
 
+def authority() -> str:
+    """Return the certificate of who signed the one that the hosts show."""
+    return (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "authority.pem").read_text(encoding="utf-8")
+
+
 def http3(machine: driver.Host) -> bool:
     """Whether the host's Nginx can do HTTP/3."""
     return "--with-http_v3_module" in machine.sh("nginx -V 2>&1")

@@ -10,9 +10,11 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from examine import PROJECT
+import driver
+from examine import APPS, PROJECT, play
 from hypothesis import HealthCheck, given, settings
 
 sys.path[:0] = [str(PROJECT / "collections"), str(PROJECT / "tests/unit")]
@@ -56,6 +58,11 @@ def applications(count: int) -> list[Application]:
     collect()
     assert len(found) == count, f"only {len(found)} valid ones"
     return list(found.values())
+
+
+def serve(directory: Path, apps: list[Application]) -> driver.Play:
+    """Have all hosts serve them, beside the scenario's own."""
+    return play(directory, "molecule/edge/fuzz.yml", {"site_apps": [planned(APPS[0]), *(app.edge for app in apps)]})
 
 
 def check_tree(dump: str, names: set[str]) -> None:

@@ -38,8 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[driver.Play, list[
     """A run of the role `site` with a hundred applications, each with something that is allowed and unusual."""
     apps = fuzz.applications(100)
     directory: Path = tmp_path_factory.mktemp("fuzz")
-    variables = {"site_apps": [fuzz.planned(examine.APPS[0]), *(app.edge for app in apps)]}
-    return examine.play(directory, "molecule/edge/fuzz.yml", variables), apps
+    return fuzz.serve(directory, apps), apps
 
 
 def test_nginx_takes_all_that_the_model_takes(
