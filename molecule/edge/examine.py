@@ -26,6 +26,7 @@ DOMAIN = "demo.test"
 VARIABLES: dict[str, Any] = {
     **yaml.safe_load((HERE / "group_vars/asgi_app_hosts.yml").read_text(encoding="utf-8")),
     "test_source": str(PROJECT / "tests/apps"),
+    "test_certificates": os.environ["MOLECULE_EPHEMERAL_DIRECTORY"],
 }
 APPS: list[dict[str, Any]] = VARIABLES.pop("asgi_apps")
 
