@@ -53,9 +53,8 @@ BASELINE = {
     "CIS 3.2: there is an access log": """
         value access_log | grep -vx off""",
     "CIS 3.4: every log is rotated": """
-        for log in $(find /var/log/nginx -name '*.log'); do
-            logrotate --debug /etc/logrotate.conf 2>&1 | grep -F "$log"
-        done""",
+        grep -F '/var/log/nginx/*.log' /etc/logrotate.d/nginx
+        find /var/log/nginx -type f ! -name '*.log' ! -name '*.log.*' | none""",
     "CIS 4.1.3: private keys are root's, and no others may read them": """
         test -n "$(value ssl_certificate_key)"
         for key in $(value ssl_certificate_key); do find -L "$key" '(' ! -user root -o -perm /027 ')'; done | none""",
@@ -77,7 +76,7 @@ def test_baseline(machine: driver.Host, item: str) -> None:
 def test_the_services_exposure_is_small(machine: driver.Host) -> None:
     done = machine.run("systemd-analyze", "--no-pager", "security", "--threshold=15", "nginx.service")
     print(next(line for line in reversed(done.stdout.splitlines()) if line.strip()))
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, [line for line in done.stdout.splitlines() if "✗" in line]
 
 
 def test_a_check_of_the_configuration_by_root_does_not_take_the_bodies_directory_away(
