@@ -130,7 +130,9 @@ def values(option: Spec, depth: int = 0) -> st.SearchStrategy[Any]:
         if option.get("options") and depth < 4:
             keys = {key: values(inner, depth + 1) for key, inner in option["options"].items()}
             needed = {key: keys[key] for key, inner in option["options"].items() if inner.get("required")}
-            return st.fixed_dictionaries(needed, optional={key: keys[key] for key in keys if key not in needed})
+            known = st.fixed_dictionaries(needed, optional={key: keys[key] for key in keys if key not in needed})
+            unknown = st.dictionaries(texts(), texts(), min_size=1, max_size=1)
+            return st.one_of(known, known, known, st.builds(lambda one, two: {**one, **two}, known, unknown))
         return st.dictionaries(texts(), texts(), max_size=3)
     if kind == "list":
         element = {"type": option.get("elements", "raw"), "options": option.get("options")}

@@ -67,6 +67,11 @@ class Tools(driver.Host):
             headers.setdefault(name.strip().lower(), []).append(value.strip())
         return Answer(done.returncode, int(told["response_code"]), str(told["http_version"]), headers, body)
 
+    def authority(self) -> str:
+        """Return the path of a copy of the certificate of who signed the host's."""
+        self.write("/tmp/authority.pem", authority())
+        return "/tmp/authority.pem"
+
     def certificate(self) -> str:
         """Return the path of a copy of the certificate that the host shows."""
         shown = self.sh(f"openssl s_client -connect 127.0.0.1:443 -servername {DOMAIN} </dev/null 2>/dev/null")

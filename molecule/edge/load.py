@@ -29,13 +29,43 @@ class Modern:
         command += ["--duration", "300", "--timeout", "10", "--output", self.files["summary.json"]]
         command += ["--stop-file", self.files["stop"], "--ready-file", self.files["ready"]]
         self.process = subprocess.Popen(["docker", "exec", tools.name, *command])
-        driver.wait_for("all traffic flows", lambda: tools.read(self.files["ready"]) is not None, 40)
+        try:
+            driver.wait_for("all traffic flows", lambda: tools.read(self.files["ready"]) is not None, 40)
+        except AssertionError:
+            raise AssertionError(f"the load client is not ready: {self.end()}") from None
 
     def end(self) -> dict[str, Any]:
         self.tools.out("touch", self.files["stop"])
         self.process.wait(60)
         summary: dict[str, Any] = json.loads(self.tools.read(self.files["summary.json"]) or "")
         return summary
+
+
+#: Why a request on a connection that was open before is not answered when the server closes it, idle, at that moment.
+#: The client may send it again (RFC 9112 9.3.1, RFC 9113 6.8), and browsers do; hammer.py and modern.py never do.
+RACED = ("eof", "reset", "refused by GOAWAY", "the connection ended")
+
+
+class Log:
+    """What Nginx logs of the load's requests from now on."""
+
+    def __init__(self, machine: driver.Host) -> None:
+        self.machine = machine
+        self.begin = int(machine.sh("stat --format %s /var/log/nginx/access.log"))
+
+    def count(self) -> int:
+        """Return how many requests Nginx took."""
+        lines = f"tail -c +{self.begin + 1} /var/log/nginx/access.log | grep -cE '/(upload|slow|api/info)' || true"
+        return int(self.machine.sh(lines))
+
+
+def raced(summary: dict[str, Any]) -> int:
+    """Return how many requests were lost by a race; fail if one was lost otherwise."""
+    kinds = {kind: tally for kind, tally in summary["kinds"].items() if tally["lost"]}
+    for kind, tally in kinds.items():
+        assert kind.endswith(("_kept", "_slow")), (kind, tally)
+        assert all(any(word in reason for word in RACED) for reason in tally["reasons"]), (kind, tally)
+    return sum(tally["lost"] for tally in kinds.values())
 
 
 def workers(machine: driver.Host) -> set[int]:

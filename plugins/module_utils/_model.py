@@ -111,7 +111,7 @@ def _check_options(value: t.Mapping[str, t.Any], spec: Spec, prefix: str, proble
         if key not in spec:
             close = difflib.get_close_matches(str(key), list(spec), n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(spec))}"
-            problems.append(f"{prefix}{key}: unknown key, {hint}")
+            problems.append(f"{prefix}{_plain(key)}: unknown key, {hint}")
     for key, option in spec.items():
         given = value.get(key)
         if given is None:

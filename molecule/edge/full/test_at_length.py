@@ -26,11 +26,10 @@ NOT_OURS = {
 
 
 def test_testssl_grades_it_a_plus(tools: examine.Tools) -> None:
-    tools.write("/tmp/ca.pem", examine.authority())
     command = ["testssl", "--quiet", "--color", "0", "--warnings", "off", "--ip", "127.0.0.1"]
     command += [
         "--add-ca",
-        "/tmp/ca.pem",
+        tools.authority(),
         "--jsonfile",
         "/tmp/testssl.json",
         "--overwrite",

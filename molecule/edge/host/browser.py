@@ -81,8 +81,8 @@ class Browser:
 
     def fail(self, reason: str) -> None:
         self.process.kill()
-        stderr = self.process.communicate()[1].decode(errors="replace")
-        raise SystemExit(f"chromium: {reason}\n{stderr[-3000:]}")
+        lines = self.process.communicate()[1].decode(errors="replace").splitlines()
+        raise SystemExit("\n".join([f"chromium: {reason}", *[line for line in lines if "dbus" not in line][-30:]]))
 
     def evaluate(self, expression: str) -> Any:
         """Return an expression's value on the page, None where it has none yet."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+
 import driver
 import examine
 import pytest
@@ -47,3 +49,15 @@ def test_a_known_name_is_redirected_to_https_by_its_own_name(tools: examine.Tool
     answer = tools.curl(f"http://{examine.DOMAIN}/a/b?c=d")
     assert answer.status == 308
     assert answer.headers["location"] == [f"https://{examine.DOMAIN}/a/b?c=d"]
+
+
+def test_malformed_and_smuggling_requests_get_one_error_or_nothing(machine: driver.Host, tools: examine.Tools) -> None:
+    tools.write("/tmp/probes.py", (examine.PROJECT / "tests/probes.py").read_text(encoding="utf-8"))
+    done = tools.run(
+        "python3", "/tmp/probes.py", "--connect", "127.0.0.1:443", "--tls", "--host", examine.DOMAIN, seconds=300
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    print(f"{len(results)} probes")
+    assert done.returncode == 0, [result for result in results if result["problem"]] or done.stderr
+    assert len(results) >= 18
+    assert machine.run("grep", "-c", "/smuggled", "/var/log/nginx/access.log").stdout.strip() == "0"

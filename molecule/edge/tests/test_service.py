@@ -17,7 +17,9 @@ import pytest
 
 #: Findings of gixy-ng that are none: its name of the check, and why. docs/edge.md has them too.
 FALSE_POSITIVES = {
-    "ssl_ecdh_curve": "it does not know that OpenSSL 3.5 has X25519MLKEM768",
+    "ssl_ecdh_curve": "the post-quantum group is written only where OpenSSL has it",
+    "try_files_is_evil_too": "a cache of open files would serve the old release's files after a switch",
+    "filesystem_root_exposure": "what is tried begins with the directories of releases, whatever is asked for",
 }
 #: What the commands below have at hand.
 PRELUDE = """
@@ -38,8 +40,9 @@ BASELINE = {
     "dev-sec 02, CIS 2.3.1, 2.3.2: only root may write the configuration": """
         find -L /etc/nginx ! -type l '(' ! -user root -o -perm /022 ')' | none""",
     "CIS 2.3.3: only Nginx may write its process id": """
-        test -s "$(value pid)"
-        find "$(value pid)" -perm /022 | none""",
+        pid=$(systemctl show --property PIDFile --value nginx)
+        test -s "$pid"
+        find "$pid" -perm /022 | none""",
     "dev-sec 03: there is no default site": """
         test ! -e /etc/nginx/sites-enabled/default
         test ! -e /etc/nginx/conf.d/default.conf""",
@@ -84,7 +87,7 @@ def test_a_check_of_the_configuration_by_root_does_not_take_the_bodies_directory
 ) -> None:
     machine.out("nginx", "-t")
     machine.out("nginx", "-T")
-    answer = tools.curl(f"https://{examine.DOMAIN}/upload", "--data-binary", "@/usr/bin/openssl")
+    answer = tools.curl(f"https://{examine.DOMAIN}/upload", "--data-binary", "@/etc/ssl/certs/ca-certificates.crt")
     assert answer.status == 200, answer
     assert json.loads(answer.body)["bytes"] > 16384
 
@@ -116,7 +119,7 @@ def test_files_beside_the_static_ones_are_not_served(tools: examine.Tools) -> No
         "/static/..%2fmain.py",
         "/static/.git/config",
     )
-    for path in (*paths, "/static//../../main.py", "/.env", "/../../etc/passwd", "/static/..%5cmain.py", "/static"):
+    for path in (*paths, "/static//../../main.py", "/.env", "/../../etc/passwd", "/static/..%5cmain.py"):
         answer = tools.curl(f"https://{examine.DOMAIN}{path}", "--path-as-is", "--http1.1")
         assert answer.status in (301, 308, 400, 404), (path, answer)
         assert not re.search("FastAPI|root:", answer.body), (path, answer)

@@ -20,7 +20,9 @@ def talk(tools: examine.Tools, *options: str) -> str:
 
 def test_sslyze_says_that_it_is_mozilla_6_intermediate(tools: examine.Tools) -> None:
     tools.write("/tmp/mozilla.json", MOZILLA.read_text(encoding="utf-8"))
-    done = tools.run("/opt/tools/bin/sslyze", "--custom_tls_config", "/tmp/mozilla.json", f"{examine.DOMAIN}:443")
+    command = ["/opt/tools/bin/sslyze", "--custom_tls_config", "/tmp/mozilla.json"]
+    command += ["--certinfo", "--certinfo_ca_file", tools.authority()]
+    done = tools.run(*command, f"{examine.DOMAIN}:443")
     verdict = done.stdout.partition("COMPLIANCE AGAINST")[2]
     print(" ".join(verdict.split()))
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
