@@ -85,7 +85,7 @@ def validate(apps: t.Any, spec: Spec) -> list[str]:
             continue
         name = app.get("name")
         if isinstance(name, str) and name:
-            where += f" ({name if name.isprintable() else _show(name)})"
+            where += f" ({_plain(name)})"
         found: list[str] = []
         _check_options(app, spec, "", found)
         _check_application(app, found)
@@ -127,7 +127,7 @@ def _check_options(value: t.Mapping[str, t.Any], spec: Spec, prefix: str, proble
         if key not in spec:
             close = difflib.get_close_matches(str(key), list(spec), n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(spec))}"
-            problems.append(f"{prefix}{key}: unknown key, {hint}")
+            problems.append(f"{prefix}{_plain(key)}: unknown key, {hint}")
     for key, option in spec.items():
         given = value.get(key)
         if given is None:
@@ -552,19 +552,21 @@ def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
     names: dict[str, int] = {}
     domains: dict[str, str] = {}
     for app in apps:
-        name = str(app.get("name"))
+        name = _plain(app.get("name"))
         names[name] = names.get(name, 0) + 1
         if app.get("state") == "absent" or not isinstance(app.get("domains"), (list, tuple)):
             continue
         for index, domain in enumerate(app["domains"]):
             other = domains.setdefault(str(domain), name)
             if domain in app["domains"][:index]:
-                problems.append(f"asgi_apps ({name}): domains: found {domain} a second time, expected it once")
+                problems.append(f"asgi_apps ({name}): domains: found {_plain(domain)} a second time, expected it once")
             elif other != name:
-                problems.append(f"asgi_apps ({name}): domains: found {domain}, which the application {other} has too")
+                problems.append(
+                    f"asgi_apps ({name}): domains: found {_plain(domain)}, which the application {other} has too"
+                )
     present = [app for app in apps if app.get("state") != "absent"]
-    names_present = [str(app.get("name")) for app in present]
-    fronts = [str(app.get("name")) for app in present if app.get("edge") == "hypercorn"]
+    names_present = [_plain(app.get("name")) for app in present]
+    fronts = [_plain(app.get("name")) for app in present if app.get("edge") == "hypercorn"]
     if fronts and len(present) > 1:
         others = ", ".join(name for name in names_present if name != fronts[0]) or fronts[0]
         problems.append(
@@ -632,6 +634,11 @@ def _kind(value: t.Any) -> str:
     if isinstance(value, bool):
         return "a boolean"
     return "a number" if isinstance(value, (int, float)) else "a string"
+
+
+def _plain(value: t.Any) -> str:
+    """Return a name as it is, or quoted where it would not be one line."""
+    return str(value) if str(value).isprintable() else _show(str(value))
 
 
 def _show(value: t.Any) -> str:
