@@ -20,6 +20,7 @@ SHOP: dict[str, Any] = {
     "workers": 1,
     "domains": ["shop.test"],
     "health": {"successes": 1},
+    "locations": [{"path": "/events", "kind": "sse"}],
     "tls": {"mode": "acme"},
 }
 BOTH = ["shop.test", "www.shop.test"]
@@ -97,7 +98,7 @@ def test_renewed_without_ansible_under_load(machine: driver.Host) -> None:
     assert timer["NextElapseUSecRealtime"]
     machine.sh("systemd-analyze security --threshold=20 asgi.acme.service")
     before, count = certificate(machine), reloads(machine)
-    load = driver.Load(machine, "shop.test", seconds=120)
+    load = driver.Load(machine, "shop.test", seconds=120, rates="get_kept=30,get_new=10,post_kept=10")
     assert renew(machine)
     driver.wait_for("the new one is served", lambda: certificate(machine) != before, 20)
     summary = load.end()
