@@ -166,6 +166,6 @@ def test_provided(stack: driver.Stack, machines: list[driver.Host]) -> None:
         assert int(certificate(host, "-serial").partition("=")[2], 16) == pair.serial
         assert host.sh("stat -c '%a %U' /etc/nginx/asgi/tls/shop/privkey.pem") == "600 root"
         assert host.show("asgi.acme.timer", "LoadState")["LoadState"] == "not-found"
-        assert "Strict-Transport-Security: max-age=60\r" in handshake(host)
+        assert "Strict-Transport-Security: max-age=60\n" in handshake(host)
         assert "200 OK" in handshake(host, "-tls1_3")
         assert "alert protocol version" in handshake(host, "-tls1_2")
