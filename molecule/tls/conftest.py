@@ -92,7 +92,7 @@ def machines(acme: Pair) -> list[driver.Host]:
         host.write("/etc/pebble/cert.pem", acme.certificate)
         host.write("/etc/pebble/key.pem", acme.key)
         host.write("/etc/systemd/system/pebble.service", UNIT)
-        host.sh("cp /etc/hosts /etc/hosts.before; systemctl daemon-reload; systemctl start pebble")
+        host.sh("cp /etc/hosts /etc/hosts.before; systemctl daemon-reload; systemctl restart pebble")
         point_acme(host, "127.0.0.2")
 
     hosts = [driver.Host(name) for name in driver.hosts()]

@@ -20,6 +20,7 @@ SHOP: dict[str, Any] = {
     "workers": 1,
     "domains": ["shop.test"],
     "health": {"successes": 1},
+    "locations": [{"path": "/events", "kind": "sse"}],
     "tls": {"mode": "acme"},
 }
 BOTH = ["shop.test", "www.shop.test"]
@@ -97,7 +98,7 @@ def test_renewed_without_ansible_under_load(machine: driver.Host) -> None:
     assert timer["NextElapseUSecRealtime"]
     machine.sh("systemd-analyze security --threshold=20 asgi.acme.service")
     before, count = certificate(machine), reloads(machine)
-    load = driver.Load(machine, "shop.test", seconds=120)
+    load = driver.Load(machine, "shop.test", seconds=120, rates="get_kept=30,get_new=10,post_kept=10")
     assert renew(machine)
     driver.wait_for("the new one is served", lambda: certificate(machine) != before, 20)
     summary = load.end()
@@ -165,6 +166,6 @@ def test_provided(stack: driver.Stack, machines: list[driver.Host]) -> None:
         assert int(certificate(host, "-serial").partition("=")[2], 16) == pair.serial
         assert host.sh("stat -c '%a %U' /etc/nginx/asgi/tls/shop/privkey.pem") == "600 root"
         assert host.show("asgi.acme.timer", "LoadState")["LoadState"] == "not-found"
-        assert "Strict-Transport-Security: max-age=60\r" in handshake(host)
+        assert "Strict-Transport-Security: max-age=60\n" in handshake(host)
         assert "200 OK" in handshake(host, "-tls1_3")
         assert "alert protocol version" in handshake(host, "-tls1_2")
