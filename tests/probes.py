@@ -17,6 +17,7 @@ prints a JSON object a line and ends with 1 if something is wrong. What was smug
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import re
 import socket
@@ -27,8 +28,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 SMUGGLED = "/smuggled"
-#: Seconds after which a connection that is neither answered nor closed is given up.
-PATIENCE = 3.0
+#: Seconds after which a connection that is neither answered nor closed is given up; and after which, when an answer is
+#: there, no other one is waited for.
+PATIENCE, SETTLED = 20.0, 1.0
 
 #: What may come back: an error or no answer, or besides that exactly one answer of the application.
 REFUSED, ONE = "refused", "one"
@@ -45,13 +47,13 @@ class Probe:
     never: tuple[int, ...] = ()
     #: What must not be in an answer.
     without: str = ""
-    #: Bytes that are sent when the answer to `data` is there.
-    after: bytes = b""
+    #: Whether the bytes are frames of HTTP/2, to be sent after the preface of a connection with TLS.
+    http2: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came back: the statuses in their order, and how it ended (closed, open or reset)."""
+    """What came back: the statuses in their order, and how it ended: closed, open or reset, if by a frame."""
 
     name: str
     statuses: tuple[int, ...]
@@ -194,11 +196,128 @@ def _list() -> Iterator[Probe]:
 
 PROBES: tuple[Probe, ...] = tuple(_list())
 
+# --- HTTP/2, in frames without a library, for one would not send them -------------------------------------------------
 
-def connect(target: str, tls: str | None = None) -> socket.socket:
+_DATA, _HEADERS, _PRIORITY, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
+_END_STREAM, _END_HEADERS = 0x1, 0x4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+#: The statuses that HPACK's static table has (RFC 7541, appendix A), by the byte that stands for them.
+_STATUSES = {0x88: 200, 0x89: 204, 0x8A: 206, 0x8B: 304, 0x8C: 400, 0x8D: 404, 0x8E: 500}
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def _block(*fields: tuple[bytes, bytes]) -> bytes:
+    """Fields as literals that no table keeps, without Huffman's code."""
+    return b"".join(b"\0" + _number(len(name)) + name + _number(len(value)) + value for name, value in fields)
+
+
+def _number(value: int) -> bytes:
+    """An integer with a prefix of seven bits (RFC 7541, 5.1)."""
+    if value < 127:
+        return bytes([value])
+    rest, found = value - 127, b"\x7f"
+    while rest >= 128:
+        found += bytes([rest % 128 + 128])
+        rest //= 128
+    return found + bytes([rest])
+
+
+def _ask(*fields: tuple[bytes, bytes], body: bytes | None = None, **pseudo: bytes | None) -> bytes:
+    """A request of stream 1; a pseudo-header that is None is left out."""
+    given = {"method": b"GET", "scheme": b"https", "path": b"/", "authority": b"HOST", **pseudo}
+    first = [(b":" + name.encode(), value) for name, value in given.items() if value is not None]
+    end = _END_HEADERS | (_END_STREAM if body is None else 0)
+    asked = _frame(_HEADERS, end, 1, _block(*first, *fields))
+    return asked if body is None else asked + _frame(_DATA, _END_STREAM, 1, body)
+
+
+def _http2() -> Iterator[Probe]:
+    def one(name: str, data: bytes, expect: str = REFUSED, without: str = "") -> Probe:
+        return Probe("h2." + name, data, expect=expect, without=without, http2=True)
+
+    yield one("right", _ask(), expect=ONE)
+    yield one("header.upper-case", _ask((b"A-Header", b"b")))
+    yield one("header.empty-name", _ask((b"", b"b")))
+    yield one("header.line-feed", _ask((b"a", b"b\r\nContent-Length: 70")))
+    yield one("header.nul", _ask((b"a", b"b\0c")))
+    yield one("header.colon-in-name", _ask((b"a:b", b"c")))
+    yield one("header.space-in-name", _ask((b"a b", b"c")))
+    yield one("header.line-feed-in-name", _ask((b"a\r\nhost", b"other.test")))
+    yield one("header.many", _ask(*((b"a%d" % number, b"b") for number in range(900))))
+    yield one("header.oversized", _ask((b"a", b"b" * 15000)))
+    # What is of HTTP/1.1 means nothing here; it must not become a header of the request that is passed on.
+    smuggled = b"0\r\n\r\n" + _smuggled("h2.te")
+    yield one("te", _ask((b"transfer-encoding", b"chunked"), method=b"POST", body=smuggled), expect=ONE)
+    yield one("connection", _ask((b"connection", b"close, x-real-ip")), expect=ONE)
+    yield one("upgrade", _ask((b"upgrade", b"websocket"), (b"connection", b"upgrade")), expect=ONE)
+    yield one("cl.more-than-came", _ask((b"content-length", b"70"), method=b"POST", body=b"abc"))
+    yield one("cl.less-than-came", _ask((b"content-length", b"1"), method=b"POST", body=_smuggled("h2.cl")))
+    yield one("cl.twice", _ask((b"content-length", b"3"), (b"content-length", b"4"), method=b"POST", body=b"abc"))
+    yield one("cl.letters", _ask((b"content-length", b"3a"), method=b"POST", body=b"abc"))
+    yield one(
+        "pseudo.after-others", _frame(_HEADERS, 5, 1, _block((b"a", b"b"), (b":method", b"GET"), (b":path", b"/")))
+    )
+    yield one("pseudo.unknown", _ask(evil=b"b"))
+    yield one("pseudo.twice", _ask((b":path", b"/b")))
+    yield one("path.none", _ask(path=None))
+    yield one("path.empty", _ask(path=b""))
+    yield one("path.no-slash", _ask(path=b"static"))
+    yield one("path.line-feed", _ask(path=b"/ HTTP/1.1\r\nHost: other.test\r\n\r\nGET /smuggled/h2.path"))
+    yield one("path.space", _ask(path=b"/a b"))
+    yield one("method.none", _ask(method=None))
+    yield one("method.line-feed", _ask(method=b"GET / HTTP/1.1\r\n"))
+    yield one("method.connect", _ask(method=b"CONNECT"))
+    yield one("method.trace", _ask(method=b"TRACE"))
+    yield one("host.none", _ask(authority=None))
+    yield one("host.unknown", _ask(authority=b"other.test"))
+    yield one("host.line-feed", _ask(authority=b"HOST\r\nA: b"))
+    yield one("host.two", _ask((b"host", b"other.test")), expect=ONE, without="other.test")
+    yield one("frame.data-of-no-stream", _frame(_DATA, 0, 0, b"abc"))
+    yield one("frame.headers-of-even-stream", _frame(_HEADERS, 5, 2, _block((b":method", b"GET"), (b":path", b"/"))))
+    yield one("frame.continuation-of-nothing", _frame(_CONTINUATION, 4, 1, _block((b"a", b"b"))))
+    yield one(
+        "frame.between-headers", _frame(_HEADERS, 1, 1, _block((b":path", b"/"))) + _frame(_PING, 0, 0, b"12345678")
+    )
+    yield one(
+        "frame.too-long", (1 << 20).to_bytes(3, "big") + bytes([_HEADERS, 5]) + (1).to_bytes(4, "big") + b"\0" * 20000
+    )
+    yield one("frame.settings-of-odd-size", _frame(_SETTINGS, 0, 0, b"abc"))
+    yield one("frame.ping-of-odd-size", _frame(_PING, 0, 0, b"abc"))
+    yield one("frame.window-of-nothing", _frame(_WINDOW, 0, 0, b"\0\0\0\0"))
+    yield one("frame.window-overflow", _frame(_WINDOW, 0, 0, b"\x7f\xff\xff\xff"))
+    yield one("frame.padding-too-long", _frame(_HEADERS, 0xD, 1, b"\xff" + _block((b":path", b"/"))))
+    yield one("hpack.bad-index", _frame(_HEADERS, 5, 1, b"\xff\xff\xff\xff\x0f"))
+    yield one("hpack.cut-off", _frame(_HEADERS, 5, 1, b"\0\x10abc"))
+    yield one("hpack.bad-huffman", _frame(_HEADERS, 5, 1, b"\0\x84\xff\xff\xff\xff\x01a"))
+
+
+PROBES += tuple(_http2())
+
+
+def _heard(received: bytes) -> tuple[list[int], bool]:
+    """Return the statuses in frames of HTTP/2, and whether one of them says that a stream or the connection is over."""
+    statuses, over = [], False
+    while len(received) >= 9:
+        size, kind = int.from_bytes(received[:3], "big"), received[3]
+        payload, received = received[9 : 9 + size], received[9 + size :]
+        if kind == _HEADERS and payload:
+            literal = re.match(rb"[\x08\x48\x18]\x03(\d{3})", payload)
+            statuses.append(int(literal[1]) if literal else _STATUSES.get(payload[0], 400))
+        # A stream that is reset, or a connection, for a reason other than none.
+        over = (
+            over or (kind == _RESET and payload[:4] != b"\0\0\0\0") or (kind == _GOAWAY and payload[4:8] != b"\0\0\0\0")
+        )
+    return statuses, over
+
+
+def connect(target: str, tls: str | None = None, protocol: str = "http/1.1") -> socket.socket:
     """Connect to ``ADDRESS:PORT`` or to the unix socket at a path.
 
     :param tls: the name to ask for in the handshake; the certificate is not checked. None is without TLS.
+    :param protocol: what to ask for in the handshake.
     """
     if target.startswith("/"):
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -212,25 +331,43 @@ def connect(target: str, tls: str | None = None) -> socket.socket:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
     return context.wrap_socket(plain, server_hostname=tls)
+
+
+def _for(data: bytes, host: str, http2: bool) -> bytes:
+    """The bytes to send for a host. In HTTP/2 its length stands before it, and that of the block before that."""
+    if not http2:
+        return data.replace(b"HOST", host.encode())
+    sent, grown = PREFACE + _frame(_SETTINGS, 0, 0, b""), len(host) - 4
+    while data:
+        size, kind = int.from_bytes(data[:3], "big"), data[3]
+        head, payload, data = data[3:9], data[9 : 9 + size], data[9 + size :]
+        found = re.search(rb"(.)HOST", payload, re.DOTALL) if kind == _HEADERS else None
+        if found:
+            payload = payload.replace(found[0], bytes([found[1][0] + grown]) + host.encode(), 1)
+            size += grown
+        sent += size.to_bytes(3, "big") + head + payload
+    return sent
 
 
 def probe(one: Probe, target: str, host: str, tls: bool = False, patience: float = PATIENCE) -> Result:
     """Send a probe over a connection of its own, and return what came back in *patience* seconds."""
     begin = time.monotonic()
-    with connect(target, host if tls else None) as connection:
-        received, end = b"", "closed"
+    with connect(target, host if tls else None, "h2" if one.http2 else "http/1.1") as connection:
+        received, end, data = b"", "closed", _for(one.data, host, one.http2)
         try:
-            connection.sendall(one.data.replace(b"HOST", host.encode()))
-            until = begin + patience
-            while time.monotonic() < until:
-                connection.settimeout(max(until - time.monotonic(), 0.01))
-                data = connection.recv(65536)
-                if not data:
+            connection.sendall(data)
+            until = time.monotonic() + patience
+            while (left := until - time.monotonic()) > 0:
+                connection.settimeout(left)
+                piece = connection.recv(65536)
+                if not piece:
                     break
-                received += data
-                # What comes after an answer comes soon, or never.
-                until = min(until, time.monotonic() + patience / 3)
+                received += piece
+                # In HTTP/2 the server says something before it answers.
+                if not one.http2 or any(_heard(received)):
+                    until = min(until, time.monotonic() + SETTLED)
             else:
                 end = "open"
         except TimeoutError:
@@ -238,6 +375,9 @@ def probe(one: Probe, target: str, host: str, tls: bool = False, patience: float
         except OSError:
             end = "reset"
     statuses = tuple(int(found) for found in re.findall(rb"HTTP/1\.[01] (\d{3})[ \r]", received))
+    if one.http2:
+        found, over = _heard(received)
+        statuses, end = tuple(found), "reset" if over else end
     shown = received[-4096:].decode("latin-1")
     return Result(one.name, statuses, end, round(time.monotonic() - begin, 2), shown)
 
@@ -272,18 +412,20 @@ def main() -> int:
     parser.add_argument("--only", default="", help="probes whose name begins so")
     parser.add_argument("--summary", action="store_true", help="print what is wrong, and the figures")
     arguments = parser.parse_args()
-    asked = wrong = 0
-    for one in PROBES:
-        if not one.name.startswith(arguments.only):
-            continue
-        result = probe(one, arguments.connect, arguments.host, arguments.tls, arguments.patience)
-        problem = judge(one, result)
-        asked += 1
-        wrong += bool(problem)
-        if problem or not arguments.summary:
-            print(json.dumps({**asdict(result), "expect": one.expect, "problem": problem}))
+    chosen = [one for one in PROBES if one.name.startswith(arguments.only) and (arguments.tls or not one.http2)]
+
+    def ask(one: Probe) -> Result:
+        return probe(one, arguments.connect, arguments.host, arguments.tls, arguments.patience)
+
+    wrong = 0
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        for one, result in zip(chosen, threads.map(ask, chosen)):
+            problem = judge(one, result)
+            wrong += bool(problem)
+            if problem or not arguments.summary:
+                print(json.dumps({**asdict(result), "expect": one.expect, "problem": problem}))
     if arguments.summary:
-        print(f"{asked} malformed requests, {wrong} wrong")
+        print(f"{len(chosen)} malformed requests, {wrong} wrong")
     return 1 if wrong else 0
 
 
