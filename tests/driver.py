@@ -215,12 +215,16 @@ def ask(host: Host, domain: str, path: str, query: Mapping[str, str] | None = No
 
 @dataclass
 class Stack:
-    """The collection, applied to one host. *directory* holds inventories and copies of sources."""
+    """The collection, applied to one host and to those *beside* it.
+
+    *directory* holds inventories and copies of sources.
+    """
 
     host: Host
     directory: Path
     variables: dict[str, Any] = field(default_factory=dict)
     count: int = 0
+    beside: list[str] = field(default_factory=list)
 
     def source(self, name: str, origin: str = "demo", **files: str) -> str:
         """Return a copy of a sample application in which *files* (`VERSION`, `late.py` as `late_py`) are as given."""
@@ -247,7 +251,7 @@ class Stack:
             "ansible_python_interpreter": "/usr/bin/python3",
         }
         group = {
-            "hosts": {self.host.name: {}},
+            "hosts": {name: {} for name in (self.host.name, *self.beside)},
             "vars": {**connection, "asgi_apps": apps, **self.variables, **(variables or {})},
         }
         inventory.write_text(json.dumps({"asgi_app_hosts": group}), encoding="utf-8")

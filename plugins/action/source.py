@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 import typing as t
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.asgi.stack.plugins.module_utils import _model
-from ansible_collections.asgi.stack.plugins.plugin_utils import _control, _source
+from ansible_collections.asgi.stack.plugins.plugin_utils import _control, _source, _tls
 
 
 class ActionModule(ActionBase):
@@ -27,7 +28,8 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         arguments = self._task.args
         apps = _model.with_domains(arguments.get("apps"), str(variables.get("inventory_hostname", "")))
-        problems = _model.validate(apps, _control.application_spec())
+        spec = _control.application_spec()
+        problems = _model.validate(apps, spec)
         sources: dict[str, t.Any] = {}
         if not problems:
             base = Path(arguments.get("base") or ".")
@@ -46,6 +48,10 @@ class ActionModule(ActionBase):
                     sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:
                     problems.append(f"asgi_apps[{index}] ({app['name']}): {error}")
+                tls = app.get("tls") or {}
+                if tls.get("mode") == "provided" and not _model.resolve(app, spec)["tls"]["on_host"]:
+                    wrong = _tls.problems(tls, app["domains"], base, self._loader, time.time())
+                    problems += [f"asgi_apps[{index}] ({app['name']}): {line}" for line in wrong]
         if problems:
             word = "mistake" if len(problems) == 1 else "mistakes"
             raise AnsibleActionFail(

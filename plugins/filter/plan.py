@@ -66,6 +66,20 @@ def sealed_secrets(apps: t.Sequence[t.Mapping[str, t.Any]], name: str) -> str:
     raise AnsibleFilterError(f"sealed_secrets: no application has the name {name}")
 
 
+def certificates(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """See ``ansible-doc -t filter asgi.stack.certificates``."""
+    found = []
+    for app in apps:
+        tls = app["tls"]
+        if tls["mode"] != "none":
+            files = {key: tls.get(key) for key in ("certificate", "key")}
+            on_host = bool(tls.get("on_host"))
+            found.append(
+                {"name": app["name"], "domains": app["domains"], "mode": tls["mode"], **files, "on_host": on_host}
+            )
+    return found
+
+
 def hosts_with(hosts: t.Sequence[str], hostvars: t.Mapping[str, t.Any], name: str) -> list[str]:
     """See ``ansible-doc -t filter asgi.stack.hosts_with``."""
 
@@ -78,7 +92,7 @@ def hosts_with(hosts: t.Sequence[str], hostvars: t.Mapping[str, t.Any], name: st
 
 def status_table(found: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[str]:
     """See ``ansible-doc -t filter asgi.stack.status_table``."""
-    rows = [("HOST", "APP", "RELEASE", "SOURCE", "SINCE", "HEALTH", "MEMORY", "WORKERS", "ROLLBACK TO")]
+    rows = [("HOST", "APP", "RELEASE", "SOURCE", "SINCE", "HEALTH", "MEMORY", "WORKERS", "ROLLBACK TO", "CERTIFICATE")]
     for host, apps in found.items():
         for app in apps:
             live = app.get("live") or {}
@@ -94,10 +108,19 @@ def status_table(found: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> li
                     _held(memory, app.get("measured"), live) if memory else "-",
                     str(live.get("workers_reason") or "-"),
                     ", ".join(app.get("rollback") or []) or "-",
+                    _ends(app.get("certificate")),
                 )
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _ends(certificate: t.Mapping[str, t.Any] | None) -> str:
+    """Return in words where a certificate came from, when it ends, and what is wrong with it."""
+    if not certificate:
+        return "-"
+    words = f"{certificate['mode']}, until {certificate['not_after'][:10]}"
+    return f"{words}: {certificate['problem']}" if certificate.get("problem") else words
 
 
 def _held(memory: int, measured: t.Mapping[str, t.Any] | None, live: t.Mapping[str, t.Any]) -> str:
@@ -118,6 +141,7 @@ class FilterModule:
             "plan": plan,
             "plan_table": plan_table,
             "sealed_secrets": sealed_secrets,
+            "certificates": certificates,
             "hosts_with": hosts_with,
             "status_table": status_table,
         }

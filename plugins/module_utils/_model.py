@@ -49,6 +49,8 @@ HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 FILE_PATH = re.compile(r"/?[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
 CDNS = ("cloudflare", "cloudfront", "fastly")
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
+#: Seconds: the least that browsers take for their preload lists (hstspreload.org).
+PRELOAD_AGE = 31536000
 #: Names that the collection sets itself, or that would change what is started.
 RESERVED_ENVIRONMENT = re.compile(r"ASGI_APP|ASGI_RELEASE|LD_.*|LISTEN_(FDS|PID|FDNAMES)|NOTIFY_SOCKET")
 
@@ -83,7 +85,7 @@ def validate(apps: t.Any, spec: Spec) -> list[str]:
             continue
         name = app.get("name")
         if isinstance(name, str) and name:
-            where += f" ({name if name.isprintable() else _show(name)})"
+            where += f" ({_plain(name)})"
         found: list[str] = []
         _check_options(app, spec, "", found)
         _check_application(app, found)
@@ -125,7 +127,7 @@ def _check_options(value: t.Mapping[str, t.Any], spec: Spec, prefix: str, proble
         if key not in spec:
             close = difflib.get_close_matches(str(key), list(spec), n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(sorted(spec))}"
-            problems.append(f"{prefix}{key}: unknown key, {hint}")
+            problems.append(f"{prefix}{_plain(key)}: unknown key, {hint}")
     for key, option in spec.items():
         given = value.get(key)
         if given is None:
@@ -258,6 +260,7 @@ def _check_application(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     _check_http3(app, problems)
     _check_cdn(app, check, problems)
     _check_limits(app.get("limits"), problems)
+    _check_tls(app, problems)
     if app.get("edge") == "hypercorn":
         _check_front(app, problems)
     for kind, commands in _items(app.get("hooks")):
@@ -458,6 +461,68 @@ def _check_limits(limits: t.Any, problems: list[str]) -> None:
             problems.append(f"limits.{key}: found {given}, expected a whole number from {least} to {most}")
 
 
+def _check_tls(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
+    tls = app.get("tls")
+    if not isinstance(tls, t.Mapping):
+        return
+    mode = tls.get("mode") or "self_signed"
+    on_host = _is_true(tls.get("on_host"))
+    for key in ("certificate", "key"):
+        path = tls.get(key)
+        if mode == "provided" and path in (None, ""):
+            problems.append(f"tls.{key}: missing, expected the path of a PEM file with tls.mode: provided")
+        elif mode != "provided" and path is not None:
+            problems.append(f"tls.{key}: goes with tls.mode: provided only, found {_show(mode)}")
+        elif isinstance(path, str) and ("-----BEGIN" in path or not path.isprintable()):
+            problems.append(f"tls.{key}: found text that is no path, expected the path of a PEM file")
+        elif mode == "provided" and on_host and not str(path).startswith("/"):
+            problems.append(f"tls.{key}: found {_show(path)}, expected an absolute path with tls.on_host")
+    if on_host and mode != "provided":
+        problems.append(f"tls.on_host: goes with tls.mode: provided only, found {_show(mode)}")
+    if mode == "acme":
+        for index, domain in enumerate(_list(app.get("domains"))):
+            if str(domain).startswith("*.") or _is_address(str(domain)):
+                problems.append(
+                    f"domains[{index}]: found {_show(domain)} with tls.mode: acme, expected a plain host name: nothing "
+                    "else can be proven over HTTP"
+                )
+    hsts = tls.get("hsts")
+    if isinstance(hsts, t.Mapping):
+        _check_hsts(hsts, mode, problems)
+
+
+def _check_hsts(hsts: t.Mapping[str, t.Any], mode: str, problems: list[str]) -> None:
+    age = hsts.get("max_age")
+    _check_least(hsts, "max_age", 0, problems, "tls.hsts.max_age")
+    if mode == "none" and age is not None:
+        problems.append(
+            "tls.hsts: goes with TLS only, found tls.mode 'none': let what ends TLS before it send the header"
+        )
+    for key in ("include_subdomains", "preload"):
+        if age is None and _is_true(hsts.get(key)):
+            problems.append(f"tls.hsts.max_age: missing, expected seconds with tls.hsts.{key}")
+    if _is_true(hsts.get("preload")):
+        if not _is_true(hsts.get("include_subdomains")):
+            problems.append("tls.hsts.preload: expected tls.hsts.include_subdomains: true with it")
+        if age is not None and _is_whole(age, 0) and int(age) < PRELOAD_AGE:
+            problems.append(f"tls.hsts.max_age: found {age}, expected at least {PRELOAD_AGE} with tls.hsts.preload")
+
+
+def _is_true(value: t.Any) -> bool:
+    try:
+        return value is not None and bool(_convert(value, "bool"))
+    except ValueError:
+        return False
+
+
+def _is_address(domain: str) -> bool:
+    try:
+        ipaddress.ip_address(domain)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     """Append what an application without Nginx cannot have."""
     server = app.get("server") or "gunicorn"
@@ -469,6 +534,10 @@ def _check_front(app: t.Mapping[str, t.Any], problems: list[str]) -> None:
     for key in ("cdn", "limits"):
         if app.get(key):
             problems.append(f"{key}: needs Nginx, expected it not with edge: hypercorn")
+    if isinstance(tls, t.Mapping) and tls.get("mode") == "acme":
+        problems.append("tls.mode: found 'acme', which Nginx answers for, expected another one with edge: hypercorn")
+    if isinstance(tls, t.Mapping) and isinstance(tls.get("hsts"), t.Mapping) and tls["hsts"].get("max_age") is not None:
+        problems.append("tls.hsts: found with edge: hypercorn, expected the application itself to send the header")
     for index, location in enumerate(_list(app.get("locations"))):
         kind = location.get("kind") if isinstance(location, t.Mapping) else None
         if kind in ("static", "internal"):
@@ -483,19 +552,21 @@ def _check_together(apps: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
     names: dict[str, int] = {}
     domains: dict[str, str] = {}
     for app in apps:
-        name = str(app.get("name"))
+        name = _plain(app.get("name"))
         names[name] = names.get(name, 0) + 1
         if app.get("state") == "absent" or not isinstance(app.get("domains"), (list, tuple)):
             continue
         for index, domain in enumerate(app["domains"]):
             other = domains.setdefault(str(domain), name)
             if domain in app["domains"][:index]:
-                problems.append(f"asgi_apps ({name}): domains: found {domain} a second time, expected it once")
+                problems.append(f"asgi_apps ({name}): domains: found {_plain(domain)} a second time, expected it once")
             elif other != name:
-                problems.append(f"asgi_apps ({name}): domains: found {domain}, which the application {other} has too")
+                problems.append(
+                    f"asgi_apps ({name}): domains: found {_plain(domain)}, which the application {other} has too"
+                )
     present = [app for app in apps if app.get("state") != "absent"]
-    names_present = [str(app.get("name")) for app in present]
-    fronts = [str(app.get("name")) for app in present if app.get("edge") == "hypercorn"]
+    names_present = [_plain(app.get("name")) for app in present]
+    fronts = [_plain(app.get("name")) for app in present if app.get("edge") == "hypercorn"]
     if fronts and len(present) > 1:
         others = ", ".join(name for name in names_present if name != fronts[0]) or fronts[0]
         problems.append(
@@ -563,6 +634,11 @@ def _kind(value: t.Any) -> str:
     if isinstance(value, bool):
         return "a boolean"
     return "a number" if isinstance(value, (int, float)) else "a string"
+
+
+def _plain(value: t.Any) -> str:
+    """Return a name as it is, or quoted where it would not be one line."""
+    return str(value) if str(value).isprintable() else _show(str(value))
 
 
 def _show(value: t.Any) -> str:

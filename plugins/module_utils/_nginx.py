@@ -15,9 +15,9 @@ configuration and the settings of the unit that runs it are one pointer.
 
 A change is a new directory: written, tested with ``nginx -t`` under a name of its own as the unit runs it, made live
 with one rename(2), read by a reload, or by a restart where the unit's settings changed, and believed when new worker
-processes exist. Whatever fails puts the pointer back. A process that is killed leaves either the old or the new
-pointer, both of them to a tested directory, so that Nginx can start at any moment; a marker in /run tells the next run
-that Nginx may not have read what the pointer says.
+processes exist and answer. Whatever fails puts the pointer back. A process that is killed leaves either the old or the
+new pointer, both of them to a tested directory, so that Nginx can start at any moment; a marker in /run tells the next
+run that Nginx may not have read what the pointer says.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import time
 import typing as t
@@ -133,7 +134,11 @@ class Service(t.Protocol):
 
     def restart(self) -> None: ...
 
+    def stop(self) -> None: ...
+
     def load(self) -> None: ...
+
+    def prove(self) -> None: ...
 
 
 @dataclasses.dataclass
@@ -425,6 +430,7 @@ def _converge(service: Service, outcome: Outcome) -> None:
         service.reload()
     if "restarted" in outcome.actions:
         service.restart()
+    service.prove()
 
 
 def _change(
@@ -525,6 +531,7 @@ def _go_back(service: Service, outcome: Outcome) -> None:
     elif "restarted" in outcome.actions:
         service.restart()
     else:
+        service.stop()  # it would be tried again and again
         service.load()
 
 
@@ -623,6 +630,19 @@ def _prune(root: Path, keep: set[str | None]) -> None:
 Moment = tuple[int, float]
 
 
+def _ask(place: Path, path: str) -> str:
+    """The body of what is answered on a unix socket; what went wrong, where nothing is."""
+    try:
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.settimeout(2)
+            asked.connect(str(place))
+            asked.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            with asked.makefile("rb") as answer:
+                return answer.read().partition(b"\r\n\r\n")[2].decode("utf-8", "replace").strip()
+    except OSError as error:
+        return str(error)
+
+
 def as_tested(unit: str, config: Path, output: Path) -> str:
     """A unit that has Nginx test *config* as *unit* would run it, and leaves what it says in *output*."""
     starts = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
@@ -639,9 +659,13 @@ class Systemd:
         error_log: Path = ERROR_LOG,
         proc: Path = Path("/proc"),
         test_units: Path = TEST_UNITS,
+        proof: tuple[Path, str] | None = None,
     ) -> None:
-        """:param timeout: seconds that a reload may take until a new worker process exists."""
+        """:param timeout: seconds that a reload may take until a new worker process exists.
+        :param proof: a unix socket, and what Nginx answers there on ``/configuration`` when it serves the new one.
+        """
         self.timeout = timeout
+        self.proof = proof
         self.error_log = error_log
         self.proc = proc
         self.test_units = test_units
@@ -706,6 +730,10 @@ class Systemd:
         if done.returncode:
             raise HostError(f"{SERVICE} cannot be enabled: {done.stderr.strip()}")
 
+    def stop(self) -> None:
+        systemctl("stop", SERVICE)
+        systemctl("reset-failed", SERVICE)
+
     def load(self) -> None:
         done = systemctl("daemon-reload")
         if done.returncode:
@@ -725,8 +753,6 @@ class Systemd:
         done = systemctl(verb, SERVICE)
         if done.returncode:
             said = self._said(moment) or systemctl("status", "--lines=10", SERVICE).stdout.strip().splitlines()
-            systemctl("stop", SERVICE)  # it would be tried again and again
-            systemctl("reset-failed", SERVICE)
             raise Refused("\n".join(["Nginx does not start; what was there was put back.", *said]))
 
     def reload(self) -> None:
@@ -758,6 +784,23 @@ class Systemd:
             time.sleep(0.02)
         said = self._said(moment) or [f"no new worker process within {self.timeout:g} s"]
         raise Refused("\n".join(["Nginx did not take the configuration; what was there was put back.", *said]))
+
+    def prove(self) -> None:
+        """Return when Nginx serves the configuration that it took; old worker processes may answer for a moment."""
+        if self.proof is None:
+            return
+        place, text = self.proof
+        until = time.monotonic() + self.timeout
+        while True:
+            found = _ask(place, "/configuration")
+            if found == text:
+                return
+            if time.monotonic() >= until:
+                raise Refused(
+                    "Nginx took the configuration but does not serve it; what was there was put back.\n"
+                    f"{place} answers {found!r} within {self.timeout:g} s, expected {text!r}"
+                )
+            time.sleep(0.02)
 
     def workers(self, master: int) -> set[tuple[int, str]]:
         """Process id and start time of each worker of *master* that takes connections."""

@@ -12,6 +12,9 @@ version_added: 0.1.0
 description:
   - Makes self-signed certificates (ECDSA P-256) with their keys, and replaces one that is missing or unreadable, is for other names,
     ends soon, or lies beside a key that is not its own.
+  - Installs certificates that are provided, from the control node or from the host. Nothing is changed unless they and their keys
+    belong together, are in order, have not ended and are good for all domains.
+  - Keeps a place for certificates of M(asgi.stack.acme) with self-signed ones, so that Nginx can start.
   - A certificate and its key become visible together, however the module ends.
 requirements:
   - The command C(openssl) on the host.
@@ -40,10 +43,31 @@ options:
         elements: str
         required: true
       mode:
-        description: Where the certificate comes from.
+        description:
+          - Where the certificate comes from.
+          - V(acme) makes a self-signed one unless there is any, and leaves the rest to M(asgi.stack.acme).
         type: str
-        choices: [self_signed]
+        choices: [self_signed, provided, acme]
         default: self_signed
+      certificate:
+        description: With O(certificates[].mode=provided), a PEM file of the certificate and of those that signed it, in this order.
+        type: str
+      key:
+        description: With O(certificates[].mode=provided), a PEM file of its private key.
+        type: str
+      on_host:
+        description: Whether these files are on the host. By default they are on the control node, and may be encrypted by Ansible Vault.
+        type: bool
+        default: false
+      chain:
+        description: What is in O(certificates[].certificate) on the control node. Read from there; not for playbooks.
+        type: str
+      private_key:
+        description: What is in O(certificates[].key) on the control node. Read from there; not for playbooks.
+        type: str
+  base:
+    description: The directory on the control node that paths of files there are relative to.
+    type: path
   absent:
     description: Names whose certificate and key must not be there.
     type: list
@@ -75,6 +99,16 @@ EXAMPLES = r"""
     certificates:
       - name: shop
         domains: [shop.example.com, www.shop.example.com]
+
+- name: The blog has the one that was bought
+  asgi.stack.certificate:
+    certificates:
+      - name: blog
+        domains: [blog.example.com]
+        mode: provided
+        certificate: files/blog.pem
+        key: files/blog.key
+    base: "{{ inventory_dir }}"
 """
 
 RETURN = r"""
@@ -98,6 +132,10 @@ certificates:
       description: Path of the private key.
       type: str
       sample: /etc/nginx/asgi/tls/shop/privkey.pem
+    origin:
+      description: Where it came from, or would.
+      type: str
+      sample: self_signed
     changed:
       description: Whether it is new, or its key was made private again.
       type: bool
@@ -112,6 +150,12 @@ present:
   type: list
   elements: str
   sample: [shop]
+acme:
+  description: Names that the host asks an ACME server for.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 removed:
   description: The absent names that were there.
   returned: always
@@ -123,6 +167,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.asgi.stack.plugins.module_utils import _acme
 from ansible_collections.asgi.stack.plugins.module_utils import _certificate as certificate
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError, explain
 
@@ -138,9 +183,19 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "domains": {"type": "list", "elements": "str", "required": True},
-                    "mode": {"type": "str", "choices": ["self_signed"], "default": "self_signed"},
+                    "mode": {
+                        "type": "str",
+                        "choices": ["self_signed", "provided", "acme"],
+                        "default": "self_signed",
+                    },
+                    "certificate": {"type": "str"},
+                    "key": {"type": "str", "no_log": False},  # a path
+                    "on_host": {"type": "bool", "default": False},
+                    "chain": {"type": "str"},
+                    "private_key": {"type": "str", "no_log": True},
                 },
             },
+            "base": {"type": "path"},
             "absent": {"type": "list", "elements": "str", "default": []},
             "days": {"type": "int", "default": 825},
             "renew_days": {"type": "int", "default": 30},
@@ -148,7 +203,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     root = Path(module.params["path"])
-    wanted = [certificate.Wanted(one["name"], tuple(one["domains"])) for one in module.params["certificates"]]
+    wanted = [
+        certificate.Wanted(
+            one["name"],
+            tuple(one["domains"]),
+            one["mode"],
+            *(one[key] for key in ("certificate", "key", "chain", "private_key")),
+        )
+        for one in module.params["certificates"]
+    ]
     try:
         results, removed = certificate.ensure(
             root,
@@ -158,6 +221,8 @@ def main() -> None:
             renew_before=module.params["renew_days"] * certificate.DAY,
             check_mode=module.check_mode,
         )
+        settings = _acme.load_settings()
+        acme = sorted(settings.names) if settings else []
     except HostError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
@@ -166,7 +231,7 @@ def main() -> None:
     diff = []
     for result in results:
         header = str(root / result.name)
-        after = certificate.describe(result.found) if result.found else f"a new one: {'; '.join(result.reasons)}\n"
+        after = certificate.describe(result.found) if result.found else f"another one: {'; '.join(result.reasons)}\n"
         if result.reasons:
             before = certificate.describe(result.was)
             diff.append({"before_header": header, "after_header": header, "before": before, "after": after})
@@ -187,10 +252,12 @@ def main() -> None:
                 "key": str(root / result.name / certificate.KEY),
                 "changed": result.changed,
                 "reasons": result.reasons,
+                "origin": result.origin,
             }
             for result in results
         },
         present=certificate.present(root),
+        acme=acme,
         removed=removed,
         diff=diff,
     )

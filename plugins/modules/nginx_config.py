@@ -48,6 +48,18 @@ options:
     description: How many seconds a reload may take until a new worker process exists.
     type: int
     default: 30
+  proof:
+    description: How Nginx shows that it serves the configuration and does not only run. Without it, new worker processes are enough.
+    type: dict
+    suboptions:
+      socket:
+        description: A unix socket that Nginx listens on.
+        type: path
+        required: true
+      text:
+        description: What it answers there on C(/configuration), another text for each configuration.
+        type: str
+        required: true
 attributes:
   check_mode:
     support: full
@@ -113,16 +125,24 @@ def main() -> None:
             "files": {"type": "dict", "default": {}},
             "absent": {"type": "list", "elements": "str", "default": []},
             "reload_timeout": {"type": "int", "default": 30},
+            "proof": {
+                "type": "dict",
+                "options": {"socket": {"type": "path", "required": True}, "text": {"type": "str", "required": True}},
+            },
         },
         supports_check_mode=True,
     )
+    proof = module.params["proof"]
     try:
         outcome = nginx.apply(
             Path(module.params["root"]),
             module.params["config"],
             {str(name): str(text) for name, text in module.params["files"].items()},
             module.params["absent"],
-            nginx.Systemd(timeout=module.params["reload_timeout"]),
+            nginx.Systemd(
+                timeout=module.params["reload_timeout"],
+                proof=(Path(proof["socket"]), proof["text"]) if proof else None,
+            ),
             check=module.check_mode,
         )
     except HostError as error:

@@ -22,6 +22,11 @@ options:
     description: The applications to look at. By default all that are there.
     type: list
     elements: str
+  certificates:
+    description: The directories that may hold the applications' certificates.
+    type: list
+    elements: path
+    default: [/etc/nginx/asgi/tls, /etc/asgi/tls]
 attributes:
   check_mode:
     support: full
@@ -63,13 +68,20 @@ applications:
         state: live
         live_at: "2026-11-22T18:17:39+00:00"
       releases: []
+      certificate:
+        mode: acme
+        domains: [shop.example.com]
+        not_after: "2027-02-20T18:17:39Z"
+        days: 89
+        problem: null
 """
 
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.asgi.stack.plugins.module_utils import _release
+from ansible_collections.asgi.stack.plugins.module_utils import _acme, _release
 from ansible_collections.asgi.stack.plugins.module_utils._system import HostError
 
 
@@ -78,6 +90,11 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/srv/asgi"},
             "names": {"type": "list", "elements": "str"},
+            "certificates": {
+                "type": "list",
+                "elements": "path",
+                "default": ["/etc/nginx/asgi/tls", "/etc/asgi/tls"],
+            },
         },
         supports_check_mode=True,
     )
@@ -85,7 +102,11 @@ def main() -> None:
     known = _release.applications(parent)
     names = [name for name in known if module.params["names"] is None or name in module.params["names"]]
     try:
-        module.exit_json(changed=False, applications=[_release.status(name, parent / name) for name in names])
+        found = [_release.status(name, parent / name) for name in names]
+        roots = [Path(path) for path in module.params["certificates"]]
+        for one in found:
+            one["certificate"] = _acme.standing(roots, one["name"], time.time())
+        module.exit_json(changed=False, applications=found)
     except HostError as error:
         module.fail_json(msg=str(error))
 

@@ -11,6 +11,7 @@ version_added: 0.1.0
 short_description: Check declared applications and find their sources on the control node
 description:
   - Reports every mistake in the list at once, each with the application, the key, what was found and what was expected.
+  - Checks certificates and keys that are provided from the control node.
   - Finds what each source is now, such as the commit of a branch or the digest of a directory.
   - Runs on the control node alone; no host is touched.
 author:

@@ -257,7 +257,7 @@ def test_every_answer_has_the_security_headers() -> None:
         {**APP, "domains": ["a"], "locations": every, "security_headers": SECURITY, "previous_source_dirs": ["/old"]}
     )
     expected = {"X-Content-Type-Options", "Referrer-Policy", "x-frame-options", "Cross-Origin-Opener-Policy"}
-    expected |= {"Content-Security-Policy"}
+    expected |= {"Content-Security-Policy", "X-Request-ID", "Retry-After"}
     assert set(headers(plain)) == expected, "and none that holds over TLS only"
     expected |= {"Strict-Transport-Security", "Alt-Svc"}
     seen = 0
@@ -332,12 +332,42 @@ def test_maintenance_leaves_health_alone() -> None:
 
 def test_redirects_name_a_fixed_host() -> None:
     blocks = parse(words(render(APP, nginx_https_port=8443)))
-    lines = [line for name, inner in blocks if name == ["server"] for line, _none in inner or []]
-    returns = [line for line in lines if line[0] == "return"]
+    inside = [block for name, inner in blocks if name == ["server"] for block in inner or []]
+    locations_inside = [inner for name, inner in inside if name == ["location", "/"]]
+    returns = [line for inner in locations_inside for line, _none in inner or [] if line[0] == "return"]
     assert returns == [
         ["return", "308", "https://shop.example.com:8443$request_uri"],
         ["return", "308", "https://$host:8443$request_uri"],
     ]
+
+
+def test_an_acme_server_is_answered_before_the_redirect_and_nobody_else() -> None:
+    def places(app: dict[str, t.Any]) -> list[list[list[str]]]:
+        servers = [inner or [] for name, inner in parse(words(render(app))) if name == ["server"]]
+        return [[name for name, _inner in server if name[0] == "location"] for server in servers]
+
+    challenge = ["location", "^~", "/.well-known/acme-challenge/"]
+    *redirects, _site = places({**APP, "domains": ["a.example", "b.example"], "tls": {"mode": "acme"}})
+    assert redirects == [[challenge, ["location", "/"]]] * 2
+    assert not [name for server in places(APP) for name in server if name == challenge]
+
+
+@pytest.mark.parametrize(
+    ("hsts", "value"),
+    [
+        (None, None),
+        ({"max_age": None, "include_subdomains": False, "preload": False}, None),
+        ({"max_age": 0}, "max-age=0"),
+        ({"max_age": 60, "include_subdomains": True}, "max-age=60; includeSubDomains"),
+        ({"max_age": 5, "include_subdomains": True, "preload": True}, "max-age=5; includeSubDomains; preload"),
+    ],
+)
+def test_hsts_is_sent_over_tls_only(hsts: dict[str, t.Any] | None, value: str | None) -> None:
+    rendered = render({**APP, "tls": {"mode": "self_signed", "hsts": hsts}})
+    *redirects, site = [str(inner) for name, inner in parse(words(rendered)) if name == ["server"]]
+    assert "Strict-Transport-Security" not in "".join(redirects)
+    said = f"['add_header', 'Strict-Transport-Security', '{value}', 'always']"
+    assert (said in site) if value else ("Strict-Transport-Security" not in site)
 
 
 def test_no_tls() -> None:
@@ -362,11 +392,11 @@ def test_no_value_gets_out_of_its_directive(
             "previous_source_dirs": [source],
             "security_headers": {"X-" + value: value},
             "locations": [
-                {"path": "/static" + path, "kind": "static", "root": root},
+                {"path": "/static" + path, "kind": "static", "root": "r" + root},
                 {"path": "/events" + path, "kind": "sse"},
                 {"path": "/ws" + path, "kind": "websocket"},
                 {"path": "/cached" + path, "kind": "app", "cache": 1},
-                {"path": "/internal" + path, "kind": "internal", "root": root},
+                {"path": "/internal" + path, "kind": "internal", "root": "r" + root},
                 {"path": "/closed" + path, "kind": "internal"},
                 {"path": "/health" + path, "kind": "health"},
             ],

@@ -145,6 +145,54 @@ def test_static_file_is_served_by_nginx(target: str) -> None:
     assert answer.body == (PROJECT / "tests/apps/demo/static/app.css").read_bytes()
 
 
+def test_static_files_with_a_hash_are_immutable(target: str) -> None:
+    hashed, other = (
+        client.request(target, "secure.test", f"/static/{name}").headers["Cache-Control"]
+        for name in ("mark.7c1f0a3e.svg", "app.css")
+    )
+    assert "immutable" in hashed
+    assert "immutable" not in other
+
+
+def test_every_answer_has_the_security_headers_once(target: str) -> None:
+    answers = {
+        path: client.request(target, "secure.test", path)
+        for path in ("/api/info", "/missing", "/static/app.css", "/static/missing", "/static/.env", "/healthz", "/work")
+    }
+    answers["redirect"] = client.request(target, "secure.test", "/", tls=False)
+    statuses = {path: answer.status for path, answer in answers.items()}
+    assert statuses["/work"] == statuses["/static/missing"] == statuses["/static/.env"] == 404
+    for path, answer in answers.items():
+        for name in ("X-Content-Type-Options", "Referrer-Policy", "X-Frame-Options"):
+            assert len(answer.headers.get_all(name, [])) == 1, (path, name)
+    assert answers["/healthz"].headers["Cache-Control"] == "no-store"
+
+
+def test_what_nginx_can_is_used(host: Any, target: str) -> None:
+    answer = client.request(target, "secure.test", "/", headers={"Accept-Encoding": "br"})
+    assert answer.headers["Content-Encoding"] == "br"
+    http3 = "--with-http_v3_module" in host.run("nginx -V").stderr
+    assert ("h3=" in answer.headers.get("Alt-Svc", "")) is http3
+    assert bool(host.check_output("ss --no-header --listening --udp --numeric 'sport = :443'")) is http3
+
+
+def test_page_says_that_the_application_does_not_answer(host: Any, target: str) -> None:
+    name = unit(host, "plain").removesuffix(".service")
+    host.check_output(f"systemctl stop {name}.socket {name}.service")
+    try:
+        page = client.request(target, "plain.test", "/", tls=False, method="POST", body=b"a=b")
+        program = client.request(target, "plain.test", "/", tls=False, headers={"Accept": "application/json"})
+    finally:
+        host.check_output(f"systemctl start {name}.socket {name}.service")
+    assert page.headers.get_content_type() == "text/html"
+    assert program.json()["status"] == 503
+    for answer in (page, program):
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_events_arrive_one_by_one(target: str) -> None:
     arrivals = client.event_times(target, "secure.test", "/events?count=5&interval=0.3")
     client.assert_one_by_one(arrivals, 5, 0.3)

@@ -30,6 +30,12 @@ HERE = Path(__file__).resolve().parent
 VERSION = (HERE / "VERSION").read_text(encoding="utf-8").strip()
 RELEASE = os.environ.get("ASGI_RELEASE", "dev")
 INDEX = (HERE / "index.html").read_text(encoding="utf-8")
+CHECK = (HERE / "check.html").read_text(encoding="utf-8")
+# What its pages need, and nothing else.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
 
 # Headers by which a proxy describes the request it forwards; Proxy is here to show that it does not arrive.
 FORWARDED = ("forwarded", "proxy", "x-real-ip", "x-request-id")
@@ -87,9 +93,15 @@ def forwarded_headers(request: Request) -> dict[str, str]:
     return found
 
 
-@app.get("/", response_class=HTMLResponse)
-async def index() -> str:
-    return INDEX
+@app.get("/")
+async def index() -> HTMLResponse:
+    return HTMLResponse(INDEX, headers={"Content-Security-Policy": CONTENT_POLICY})
+
+
+@app.get("/check")
+async def check() -> HTMLResponse:
+    """A page that asks for one of each by itself, and writes down what came."""
+    return HTMLResponse(CHECK, headers={"Content-Security-Policy": CONTENT_POLICY})
 
 
 @app.get("/healthz")

@@ -78,3 +78,34 @@ def test_no_secrets(app: dict[str, t.Any]) -> None:
 def test_secrets_of_nobody() -> None:
     with pytest.raises(AnsibleFilterError, match="no application has the name blog"):
         sealed_secrets([SHOP], "blog")
+
+
+def test_certificates_that_applications_need() -> None:
+    planned = run(SHOP | {"tls": {"mode": "provided", "certificate": "a.pem", "key": "a.key"}})
+    assert FILTERS["certificates"](planned) == [
+        {
+            "name": "shop",
+            "domains": ["web1.example"],
+            "mode": "provided",
+            "certificate": "a.pem",
+            "key": "a.key",
+            "on_host": False,
+        }
+    ]
+    assert FILTERS["certificates"](run(SHOP | {"tls": {"mode": "none"}})) == []
+
+
+@pytest.mark.parametrize(
+    ("certificate", "words"),
+    [
+        (None, "-"),
+        ({"mode": "acme", "not_after": "2027-02-20T18:17:39Z", "problem": None}, "acme, until 2027-02-20"),
+        (
+            {"mode": "provided", "not_after": "2027-02-20T18:17:39Z", "problem": "it ends in 3 days"},
+            "provided, until 2027-02-20: it ends in 3 days",
+        ),
+    ],
+)
+def test_a_certificate_that_needs_somebody_is_seen(certificate: dict[str, t.Any] | None, words: str) -> None:
+    _header, row = FILTERS["status_table"]({"web1": [{"name": "shop", "certificate": certificate}]})
+    assert row.endswith(f"  {words}")

@@ -147,6 +147,115 @@ def test_modes_are_put_right(tmp_path: Path) -> None:
     assert not ensure(root, SHOP)[0][0].changed
 
 
+def test_names_that_a_certificate_is_good_for() -> None:
+    subjects = {"DNS:example.com", "DNS:*.example.com", "IP Address:192.0.2.1"}
+    good = ["example.com", "www.example.com", "*.example.com", "192.0.2.1"]
+    bad = ["a.b.example.com", "com", "example.org", "*.a.example.com", "192.0.2.2", "2.0.2.1"]
+    assert [domain for domain in [*good, *bad] if certificate.covers(subjects, domain)] == good
+
+
+GOOD = certificate.Found("ab" * 32, 100, frozenset({"DNS:a.example"}), "KEY", 10)
+ENDED = certificate.Found("cd" * 32, 40, frozenset({"DNS:a.example"}), "KEY", 10)
+
+
+@pytest.mark.parametrize(
+    ("chain", "unsigned", "key", "domain", "expected"),
+    [
+        ([GOOD], None, "KEY", "a.example", []),
+        ([], None, "KEY", "a.example", [("certificate", "found no certificate in it")]),
+        ([GOOD], None, None, "a.example", [("key", "found no private key in it")]),
+        ([GOOD], None, "OTHER", "a.example", [("key", "it does not belong to the certificate")]),
+        ([GOOD], None, "KEY", "b.example", [("certificate", "it is for a.example, and not for b.example")]),
+        ([ENDED], None, "KEY", "a.example", [("certificate", "it ended on 1970-01-01T00:00:40Z")]),
+        ([GOOD, ENDED], None, "KEY", "a.example", [("certificate", "certificate 2 in it ended on")]),
+        ([GOOD, None], None, "KEY", "a.example", [("certificate", "certificate 2 in it cannot be read")]),
+        ([GOOD, GOOD], 0, "KEY", "a.example", [("certificate", "certificate 2 in it did not sign certificate 1")]),
+    ],
+)
+def test_what_is_wrong_with_what_is_provided(
+    chain: list[certificate.Found | None],
+    unsigned: int | None,
+    key: str | None,
+    domain: str,
+    expected: list[tuple[str, str]],
+) -> None:
+    found = certificate.problems(chain, unsigned, key, [domain], 50)
+    assert [what for what, _words in found] == [what for what, _words in expected]
+    assert all(words.startswith(start) for (_what, words), (_same, start) in zip(found, expected))
+
+
+def test_not_yet_good() -> None:
+    assert certificate.problems([GOOD], None, "KEY", ["a.example"], 5)[0][1].endswith("which is not yet")
+
+
+def provided(pair: Path, *domains: str, **more: t.Any) -> certificate.Wanted:
+    """What is in *pair*, as somebody provides it."""
+    files = (str(pair / certificate.CERTIFICATE), str(pair / certificate.KEY))
+    return certificate.Wanted("shop", domains, "provided", *files, **more)
+
+
+@needs_openssl
+@pytest.mark.parametrize("on_host", [True, False])
+def test_provided(tmp_path: Path, on_host: bool) -> None:
+    root, elsewhere = tmp_path / "tls", tmp_path / "elsewhere"
+    ensure(root, SHOP)
+    ensure(elsewhere, certificate.Wanted("shop", ("new.example",)))
+    texts = [(elsewhere / "shop" / name).read_text() for name in (certificate.CERTIFICATE, certificate.KEY)]
+    given = {} if on_host else {"chain": "comment\n" + texts[0], "private_key": texts[1]}
+    wanted = provided(elsewhere / "shop", "new.example", **given)
+    [told], _removed = ensure(root, wanted, check_mode=True)
+    assert told.reasons == ["it is another one than is provided"]
+    [made], _removed = ensure(root, wanted)
+    assert [(root / "shop" / name).read_text() for name in (certificate.CERTIFICATE, certificate.KEY)] == texts
+    assert (root / "shop" / certificate.KEY).stat().st_mode & 0o777 == 0o600
+    assert (made.origin, certificate.origin(root / "shop")) == ("provided", "provided")
+    assert not ensure(root, wanted)[0][0].changed
+    # A key that was damaged on the host is put right beside the same certificate.
+    (root / "shop" / certificate.KEY).write_text("nonsense")
+    assert ensure(root, wanted)[0][0].changed
+    assert belongs(root / "shop")
+    assert len(list(root.iterdir())) == 2
+    # and back
+    assert ensure(root, SHOP)[0][0].reasons
+    assert certificate.origin(root / "shop") == "self_signed"
+
+
+@needs_openssl
+def test_what_is_provided_must_be_right_before_anything_changes(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "tls", tmp_path / "elsewhere"
+    ensure(root, SHOP)
+    before = os.readlink(root / "shop")
+    ensure(elsewhere, certificate.Wanted("shop", ("new.example",)), certificate.Wanted("other", ("new.example",)))
+    key = (elsewhere / "other" / certificate.KEY).read_text()
+    with pytest.raises(system.HostError) as caught:
+        ensure(root, provided(elsewhere / "shop", "shop.example.com", private_key=key))
+    said = str(caught.value)
+    assert "shop: tls.key: " in said
+    assert "it does not belong to the certificate" in said
+    assert "it is for new.example, and not for shop.example.com" in said
+    assert key.splitlines()[1] not in said
+    with pytest.raises(system.HostError, match=r"shop: tls.certificate: .*nowhere.*: there is no such file"):
+        ensure(root, provided(tmp_path / "nowhere", "shop.example.com"))
+    assert os.readlink(root / "shop") == before
+
+
+@needs_openssl
+def test_an_acme_server_finds_a_certificate_in_place(tmp_path: Path) -> None:
+    """A self-signed one is made where there is none; what is there stays, whatever it is for."""
+    root = tmp_path / "tls"
+    wanted = certificate.Wanted("shop", ("shop.example.com",), "acme")
+    [made], _removed = ensure(root, wanted)
+    assert (made.changed, made.origin) == (True, "self_signed")
+    [same], _removed = ensure(root, certificate.Wanted("shop", ("shop.example.com", "new.example"), "acme"))
+    assert (same.changed, same.found) == (False, made.found)
+    (root / "shop" / certificate.KEY).unlink()
+    assert ensure(root, wanted)[0][0].reasons == ["there is no readable key"]
+
+
+def test_a_key_is_never_in_what_a_declaration_prints() -> None:
+    assert "c2VjcmV0" not in repr(certificate.Wanted("shop", ("a.example",), private_key="c2VjcmV0"))
+
+
 @needs_openssl
 def test_absent(tmp_path: Path) -> None:
     root = tmp_path / "tls"

@@ -348,7 +348,14 @@ def test_every_default_is_filled_in() -> None:
     assert found["state"] == "present"
     assert found["factory"] is False
     assert found["workers"] == "auto"
-    assert found["tls"] == {"mode": "self_signed"}
+    hsts = {"max_age": None, "include_subdomains": False, "preload": False}
+    assert found["tls"] == {
+        "mode": "self_signed",
+        "certificate": None,
+        "key": None,
+        "on_host": False,
+        "hsts": hsts,
+    }
     health = {"path": "/", "status": [], "contains": None, "timeout": 60, "successes": 3, "interval": 1.0}
     assert found["health"] == health
     assert found["environment"] == found["secrets"] == {}
@@ -455,6 +462,66 @@ def test_any_input_is_judged_and_what_is_right_resolves(apps: t.Any) -> None:
             assert _model.resolve(resolved, SPEC) == resolved
 
 
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+FILES = {"certificate": "tls/shop.pem", "key": "tls/shop.key"}
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        {"mode": "provided", **FILES},
+        {"mode": "provided", "certificate": "/etc/ssl/shop.pem", "key": "/etc/ssl/shop.key", "on_host": True},
+        {"mode": "acme", "hsts": {"max_age": 0}},
+        {"hsts": {"max_age": 31536000, "include_subdomains": True, "preload": True}},
+    ],
+)
+def test_tls_is_right(tls: dict[str, t.Any]) -> None:
+    assert problems(tls=tls) == []
+
+
+@pytest.mark.parametrize(
+    ("tls", "line"),
+    [
+        ({"mode": "provided", "key": "a.key"}, "tls.certificate: missing, expected the path of a PEM file"),
+        ({"mode": "provided", "certificate": "a.pem"}, "tls.key: missing, expected the path of a PEM file"),
+        ({"certificate": "a.pem"}, "tls.certificate: goes with tls.mode: provided only, found 'self_signed'"),
+        ({"mode": "acme", "on_host": True}, "tls.on_host: goes with tls.mode: provided only, found 'acme'"),
+        (
+            {"mode": "provided", "on_host": True, "certificate": "/a.pem", "key": "a.key"},
+            "tls.key: found 'a.key', expected an absolute path with tls.on_host",
+        ),
+        ({"mode": "letsencrypt"}, "tls.mode: found 'letsencrypt', expected one of self_signed, provided, acme, none"),
+        ({"hsts": {"max_age": -1}}, "tls.hsts.max_age: found -1, expected a whole number from 0"),
+        ({"hsts": {"include_subdomains": True}}, "tls.hsts.max_age: missing, expected seconds"),
+        ({"mode": "none", "hsts": {"max_age": 5}}, "tls.hsts: goes with TLS only"),
+        (
+            {"hsts": {"max_age": 31536000, "preload": True}},
+            "tls.hsts.preload: expected tls.hsts.include_subdomains: true with it",
+        ),
+        (
+            {"hsts": {"max_age": 31535999, "preload": True, "include_subdomains": True}},
+            "tls.hsts.max_age: found 31535999, expected at least 31536000 with tls.hsts.preload",
+        ),
+    ],
+)
+def test_tls_is_wrong(tls: dict[str, t.Any], line: str) -> None:
+    (found,) = problems(tls=tls)
+    assert found.startswith(f"asgi_apps[0] (shop): {line}")
+
+
+def test_a_key_in_place_of_its_path_is_not_shown() -> None:
+    text = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
+    (found,) = problems(tls={"mode": "provided", "certificate": "a.pem", "key": text})
+    assert found == "asgi_apps[0] (shop): tls.key: found text that is no path, expected the path of a PEM file"
+
+
+@pytest.mark.parametrize("domain", ["*.shop.example.com", "192.0.2.1"])
+def test_what_http_cannot_prove(domain: str) -> None:
+    (found,) = problems(domains=["shop.example.com", domain], tls={"mode": "acme"})
+    assert found.startswith(f"asgi_apps[0] (shop): domains[1]: found '{domain}' with tls.mode: acme, expected a plain")
+
+
 # --- without Nginx ---------------------------------------------------------------------------------------------------
 
 FRONT = {"server": "hypercorn", "edge": "hypercorn"}
@@ -470,6 +537,8 @@ def test_front_is_right() -> None:
         ({"edge": "hypercorn"}, "edge: found hypercorn with the server 'gunicorn', expected server: hypercorn with it"),
         ({**FRONT, "server": "granian"}, "edge: found hypercorn with the server 'granian', expected server: hypercorn"),
         ({**FRONT, "tls": {"mode": "none"}}, "tls.mode: found 'none', expected TLS with edge: hypercorn"),
+        ({**FRONT, "tls": {"mode": "acme"}}, "tls.mode: found 'acme', which Nginx answers for, expected another one"),
+        ({**FRONT, "tls": {"hsts": {"max_age": 5}}}, "tls.hsts: found with edge: hypercorn"),
         (
             {**FRONT, "locations": [{"path": "/static/", "kind": "static", "root": "static"}]},
             "locations[0].kind: found 'static', which only Nginx serves, not edge: hypercorn",

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import threading
 import typing as t
 from pathlib import Path
 
@@ -66,6 +68,9 @@ class Fake:
     def enable(self) -> None:
         self.enabled = True
 
+    def stop(self) -> None:
+        self.has = None
+
     def load(self) -> None:
         self.loaded = self.drop_in.read_text() if self.drop_in.exists() else None
 
@@ -76,6 +81,10 @@ class Fake:
         if "UNUSABLE" in (self.unit or ""):
             raise nginx.Refused("status=226/NAMESPACE")
         self.take()
+
+    def prove(self) -> None:
+        if "MUTE" in (self.has or ""):
+            raise nginx.Refused("no answer")
 
     def restart(self) -> None:
         self.restarts += 1
@@ -218,6 +227,19 @@ def test_what_is_refused_at_the_reload_is_put_back(host: Host) -> None:
         assert host.state() == before
         assert host.service.has == CONFIG + "A\n"
         assert host.service.reloads == reloads + 2 * run  # the second one reads again what was put back
+    assert not host.apply({"sites/a.conf": "A\n"}).changed
+
+
+def test_what_is_taken_and_not_served_is_put_back(host: Host) -> None:
+    with pytest.raises(nginx.Refused, match="no answer"):
+        host.apply({"sites/a.conf": "MUTE\n"})
+    assert host.service.has is None
+    host.apply({"sites/a.conf": "A\n"})
+    before = host.state()
+    with pytest.raises(nginx.Refused, match="no answer"):
+        host.apply({"sites/a.conf": "MUTE\n"})
+    assert host.state() == before
+    assert host.service.has == CONFIG + "A\n"
     assert not host.apply({"sites/a.conf": "A\n"}).changed
 
 
@@ -489,6 +511,32 @@ def test_queues_that_the_kernel_cuts_are_told(tmp_path: Path) -> None:
     setting.write_text("128\n")
     assert len(nginx.short_queues(tree, setting)) == 1
     assert "backlog=4096" in nginx.short_queues(tree, setting)[0]
+
+
+def test_proof(tmp_path: Path) -> None:
+    """The new configuration's answer is waited for, whatever an old worker says; none in time is an error."""
+    answers = ["old", "new", "old"]
+    with socket.socket(socket.AF_UNIX) as listening:
+        place = tmp_path / "status.sock"
+        listening.bind(str(place))
+        listening.listen()
+
+        def serve() -> None:
+            for text in answers:
+                connection = listening.accept()[0]
+                with connection:
+                    assert connection.recv(1000).startswith(b"GET /configuration ")
+                    connection.sendall(f"HTTP/1.1 200 OK\r\nA: b\r\n\r\n{text}\n".encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        nginx.Systemd(proof=(place, "new")).prove()
+        with pytest.raises(nginx.Refused, match="answers 'old'"):
+            nginx.Systemd(timeout=0, proof=(place, "new")).prove()
+        thread.join()
+    with pytest.raises(nginx.Refused, match="refused"):
+        nginx.Systemd(timeout=0, proof=(place, "new")).prove()
+    nginx.Systemd().prove()
 
 
 def test_a_replaced_program(tmp_path: Path) -> None:
