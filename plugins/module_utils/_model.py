@@ -407,7 +407,7 @@ def _check_proxy(cdn: t.Mapping[str, t.Any], check: t.Callable[..., bool], probl
     """Append what is wrong about a proxy that the collection does not know by name."""
     for key in cdn:
         if key not in ("ranges", "header", "headers"):
-            problems.append(f"cdn.{key}: unknown key, expected one of header, headers, ranges")
+            problems.append(f"cdn.{_plain(key)}: unknown key, expected one of header, headers, ranges")
     ranges = cdn.get("ranges")
     if not isinstance(ranges, (list, tuple)) or not ranges:
         problems.append("cdn.ranges: missing, expected a list of addresses such as 192.0.2.0/24")
