@@ -124,7 +124,7 @@ def servers(app: dict[str, t.Any], **variables: t.Any) -> list[list[Block]]:
 def headers(block: list[Block]) -> dict[str, str]:
     """Names and values of a block's own add_header lines."""
     lines = [line for line, __ in block if line[0] == "add_header"]
-    assert len({line[1].lower() for line in lines}) == len(lines), "a header twice"
+    assert len({line[1].lower() for line in lines}) == len(lines), f"a header twice: {lines}"
     return {line[1]: line[2] for line in lines}
 
 
@@ -280,6 +280,15 @@ def test_a_header_of_the_application_is_not_sent_twice() -> None:
     maps = {name[2]: (name[1], inner or []) for name, inner in blocks if name[0] == "map"}
     value = headers(servers({**APP, "security_headers": SECURITY})[-1])["x-frame-options"]
     assert maps[value] == ("$upstream_http_x_frame_options", [(["", "DENY"], None), (["default", ""], None)])
+
+
+def test_hsts_is_one_header_whoever_sends_it() -> None:
+    declared = {"tls": {"mode": "self_signed", "hsts": {"max_age": 60}}}
+    for security in ({}, {"strict-transport-security": "max-age=5"}):
+        app = {**APP, **declared, "security_headers": security}
+        for block in [servers(app)[-1], *locations(app).values()]:
+            assert [name.lower() for name in headers(block)].count("strict-transport-security") <= 1
+        assert "strict-transport-security" in map(str.lower, headers(servers(app)[-1]))
 
 
 def test_a_header_that_is_null_is_the_applications() -> None:
