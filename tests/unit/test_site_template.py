@@ -372,11 +372,15 @@ def test_an_acme_server_is_answered_before_the_redirect_and_nobody_else() -> Non
     ],
 )
 def test_hsts_is_sent_over_tls_only(hsts: dict[str, t.Any] | None, value: str | None) -> None:
-    rendered = render({**APP, "tls": {"mode": "self_signed", "hsts": hsts}})
-    *redirects, site = [str(inner) for name, inner in parse(words(rendered)) if name == ["server"]]
-    assert "Strict-Transport-Security" not in "".join(redirects)
-    said = f"['add_header', 'Strict-Transport-Security', '{value}', 'always']"
-    assert (said in site) if value else ("Strict-Transport-Security" not in site)
+    app = {**APP, "tls": {"mode": "self_signed", "hsts": hsts}}
+    *redirects, site = servers(app)
+    assert not [server for server in redirects if "Strict-Transport-Security" in headers(server)]
+    # Once, and not if the application sends it.
+    own = [name for name, __ in site if name[:2] == ["add_header", "Strict-Transport-Security"]]
+    assert len(own) == (value is not None)
+    maps = {name[1]: inner or [] for name, inner in parse(words(render(app))) if name[0] == "map"}
+    sent = [line[1] for line, __ in maps.get("$upstream_http_strict_transport_security", []) if line[0] == ""]
+    assert sent == ([value] if value else [])
 
 
 def test_no_tls() -> None:
