@@ -42,8 +42,8 @@ class ActionModule(ActionBase):
                         f"asgi_apps[{index}] ({app['name']}): unavailable_page: found no file {base / str(page)}, "
                         "expected an HTML file"
                     )
-                if app.get("cdn_client_ca") and (wrong := _authority(base / app["cdn_client_ca"])):
-                    problems.append(f"asgi_apps[{index}] ({app['name']}): cdn_client_ca: {wrong}")
+                if app.get("cdn_client_ca") and (unfit := _authority(base / app["cdn_client_ca"])):
+                    problems.append(f"asgi_apps[{index}] ({app['name']}): cdn_client_ca: {unfit}")
                 try:
                     sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:
