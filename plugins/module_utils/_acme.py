@@ -22,7 +22,6 @@ The client is certbot, and only :func:`obtain` and :func:`lineage` know it.
 from __future__ import annotations
 
 import dataclasses
-import importlib.abc
 import json
 import os
 import re
@@ -454,7 +453,7 @@ def _code() -> dict[str, str]:
     files = {str(parent / "__init__.py"): "" for parent in (package, *package.parents) if parent != Path(".")}
     for module in (sys.modules[__name__], _certificate, _system):
         # In a module that Ansible sent, they are in an archive.
-        loader = t.cast("importlib.abc.InspectLoader", module.__loader__)
+        loader: t.Any = module.__loader__
         files[str(package / f"{module.__name__.rpartition('.')[2]}.py")] = loader.get_source(module.__name__) or ""
     return files
 
@@ -480,8 +479,8 @@ def main() -> None:
     try:
         good = converge()
     except (HostError, OSError) as error:
-        sys.exit(str(error))
-    sys.exit(0 if good else 1)
+        raise SystemExit(str(error)) from None
+    raise SystemExit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from ansible_collections.asgi.stack.plugins.module_utils._system import HostErro
 OPENSSL = "/usr/bin/openssl"
 CERTIFICATE = "fullchain.pem"
 KEY = "privkey.pem"
+#: What Nginx sees in the place of the directory above, made at its reloads by a script of the role nginx.
+COPIES = Path("/run/asgi/_nginx/tls")
 ORIGIN = "origin"
 NEW_PREFIX = ".new-"
 DAY = 86400
@@ -510,6 +512,7 @@ def _remove(root: Path, name: str) -> bool:
     there = (root / name).is_symlink()
     if there:
         (root / name).unlink()
-    for path in root.glob(f"{name}@*"):
+    (COPIES / name).unlink(missing_ok=True)
+    for path in [*root.glob(f"{name}@*"), *COPIES.glob(f"{name}@*")]:
         shutil.rmtree(path, ignore_errors=True)
     return there

@@ -124,7 +124,7 @@ def servers(app: dict[str, t.Any], **variables: t.Any) -> list[list[Block]]:
 def headers(block: list[Block]) -> dict[str, str]:
     """Names and values of a block's own add_header lines."""
     lines = [line for line, __ in block if line[0] == "add_header"]
-    assert len({line[1].lower() for line in lines}) == len(lines), "a header twice"
+    assert len({line[1].lower() for line in lines}) == len(lines), f"a header twice: {lines}"
     return {line[1]: line[2] for line in lines}
 
 
@@ -282,6 +282,15 @@ def test_a_header_of_the_application_is_not_sent_twice() -> None:
     assert maps[value] == ("$upstream_http_x_frame_options", [(["", "DENY"], None), (["default", ""], None)])
 
 
+def test_hsts_is_one_header_whoever_sends_it() -> None:
+    declared = {"tls": {"mode": "self_signed", "hsts": {"max_age": 60}}}
+    for security in ({}, {"strict-transport-security": "max-age=5"}):
+        app = {**APP, **declared, "security_headers": security}
+        for block in [servers(app)[-1], *locations(app).values()]:
+            assert [name.lower() for name in headers(block)].count("strict-transport-security") <= 1
+        assert "strict-transport-security" in map(str.lower, headers(servers(app)[-1]))
+
+
 def test_a_header_that_is_null_is_the_applications() -> None:
     assert "X-Frame-Options" not in render({**APP, "security_headers": {"x-frame-options": None}})
 
@@ -363,11 +372,15 @@ def test_an_acme_server_is_answered_before_the_redirect_and_nobody_else() -> Non
     ],
 )
 def test_hsts_is_sent_over_tls_only(hsts: dict[str, t.Any] | None, value: str | None) -> None:
-    rendered = render({**APP, "tls": {"mode": "self_signed", "hsts": hsts}})
-    *redirects, site = [str(inner) for name, inner in parse(words(rendered)) if name == ["server"]]
-    assert "Strict-Transport-Security" not in "".join(redirects)
-    said = f"['add_header', 'Strict-Transport-Security', '{value}', 'always']"
-    assert (said in site) if value else ("Strict-Transport-Security" not in site)
+    app = {**APP, "tls": {"mode": "self_signed", "hsts": hsts}}
+    *redirects, site = servers(app)
+    assert not [server for server in redirects if "Strict-Transport-Security" in headers(server)]
+    # Once, and not if the application sends it.
+    own = [name for name, __ in site if name[:2] == ["add_header", "Strict-Transport-Security"]]
+    assert len(own) == (value is not None)
+    maps = {name[1]: inner or [] for name, inner in parse(words(render(app))) if name[0] == "map"}
+    sent = [line[1] for line, __ in maps.get("$upstream_http_strict_transport_security", []) if line[0] == ""]
+    assert sent == ([value] if value else [])
 
 
 def test_no_tls() -> None:

@@ -358,7 +358,7 @@ def test_key_is_reachable_through_nginx_only(host: Any, target: str) -> None:
     assert inside == host.check_output("cat /etc/nginx/asgi/tls/secure/privkey.pem")
     for path in (
         "/etc/nginx/asgi/tls/secure/privkey.pem",
-        "/run/asgi/nginx/tls/secure/privkey.pem",
+        "/run/asgi/_nginx/tls/secure/privkey.pem",
         f"/proc/{master}/root/etc/nginx/asgi/tls/secure/privkey.pem",
     ):
         assert host.run("test -f %s", path).rc == 0, "there is nothing to protect"
@@ -378,7 +378,7 @@ def test_renewed_certificate_is_served_after_a_reload(host: Any, target: str) ->
         while b"renewed" not in certificate(target):
             assert time.monotonic() < until, "the old certificate is served"
             time.sleep(0.2)
-        assert host.check_output("ls /run/asgi/nginx/tls | grep -c secure@") == "1"
+        assert host.check_output("ls /run/asgi/_nginx/tls | grep -c secure@") == "1"
     finally:
         host.check_output(
             "cd /etc/nginx/asgi/tls && ln -s $(cat /run/old) .next && mv -T .next secure && rm -rf secure@new"

@@ -27,14 +27,8 @@ NOT_OURS = {
 
 def test_testssl_grades_it_a_plus(tools: examine.Tools) -> None:
     command = ["testssl", "--quiet", "--color", "0", "--warnings", "off", "--ip", "127.0.0.1"]
-    command += [
-        "--add-ca",
-        tools.authority(),
-        "--jsonfile",
-        "/tmp/testssl.json",
-        "--overwrite",
-        f"https://{examine.DOMAIN}",
-    ]
+    command += ["--add-ca", tools.authority(), "--jsonfile", "/tmp/testssl.json", "--overwrite"]
+    command += [f"https://{examine.DOMAIN}"]
     done = tools.run(*command, seconds=600)
     found = {item["id"]: item for item in json.loads(tools.read("/tmp/testssl.json") or "[]")}
     assert "overall_grade" in found, done.stdout[-3000:]
@@ -74,7 +68,7 @@ def test_http3_through_many_reloads(machine: driver.Host, tools: examine.Tools) 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[driver.Play, list[fuzz.Application]]:
     """A run of the role `site` with many applications, each with something that is allowed and unusual."""
-    apps = fuzz.applications(400)
+    apps = fuzz.applications(200)
     directory: Path = tmp_path_factory.mktemp("fuzz")
     return fuzz.serve(directory, apps), apps
 

@@ -93,7 +93,7 @@ def test_every_response_carries_the_security_headers_once(machine: driver.Host, 
         assert answer.headers["cache-control"] == ["no-store"]
     finally:
         machine.out("systemctl", "restart", "asgi-demo.service")
-    driver.wait_for("it is back", lambda: tools.curl(f"https://{examine.DOMAIN}/healthz").status == 200, 30)
+    driver.wait_for("it is back", lambda: tools.curl(f"https://{examine.DOMAIN}/healthz").status == 200, 120)
 
 
 def check(what: str, answer: examine.Answer) -> None:

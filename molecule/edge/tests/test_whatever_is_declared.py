@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an operator may write: nonsense does no harm, and all that the model takes, Nginx takes.
 
-The last tests: after them the hosts serve a hundred sites more.
+The last tests: after them the hosts serve forty sites more.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def test_nonsense_is_red_and_harmless(machine: driver.Host, tools: examine.Tools
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[driver.Play, list[fuzz.Application]]:
-    """A run of the role `site` with a hundred applications, each with something that is allowed and unusual."""
-    apps = fuzz.applications(100)
+    """A run of the role `site` with 40 applications, each with something that is allowed and unusual."""
+    apps = fuzz.applications(40)
     directory: Path = tmp_path_factory.mktemp("fuzz")
     return fuzz.serve(directory, apps), apps
 
