@@ -54,7 +54,7 @@ def directives(blocks: list[site.Block]) -> t.Iterator[str]:
             yield from directives(inner)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @given(declarations.declarations(SPEC))
 def test_a_declaration_is_refused_clearly_or_stays_inside_its_directives(app: dict[str, t.Any]) -> None:
     problems = _model.validate([app], SPEC)
