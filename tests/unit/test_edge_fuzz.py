@@ -66,6 +66,8 @@ def test_a_declaration_is_refused_clearly_or_stays_inside_its_directives(app: di
     if app.get("state") == "absent":
         return
     text = site.render(planned(app))
+    numbers = [int(word[1:].rstrip("s")) for word in site.words(text) if re.fullmatch(r"=[0-9]+s?", word)]
+    assert max(numbers) < 2**53, text
     assert set(directives(site.parse(site.words(text)))) <= WORDS, text
 
 
