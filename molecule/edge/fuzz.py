@@ -47,8 +47,15 @@ def applications(count: int) -> list[Application]:
             return
         text = json.dumps(app, sort_keys=True)
         changed = [key for key in app if app[key] != declarations.RIGHT.get(key)]
-        # To Ansible braces are a template, wherever they stand.
-        if text in found or not changed or re.search(r"\{[{%#]", text):
+        # To Ansible braces are a template, wherever they stand. Files on the control node would have to be there.
+        if (
+            text in found
+            or not changed
+            or re.search(r"\{[{%#]", text)
+            or app.keys() & {"unavailable_page", "cdn_client_ca"}
+        ):
+            return
+        if app["tls"].get("mode") in ("provided", "acme"):
             return
         number = len(found)
         app = {**app, "name": f"fuzz-{number}", "domains": [f"{name[:240]}.f{number}" for name in app["domains"]]}

@@ -48,6 +48,8 @@ RANGE = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 FILE_PATH = re.compile(r"/?[A-Za-z0-9._@+-]+(?:/[A-Za-z0-9._@+-]+)*")
 CDNS = ("cloudflare", "cloudfront", "fastly")
+#: Seconds or bytes: Nginx multiplies by a thousand, and takes no more than 63 bits.
+MOST = 2**50
 DIRECTIVE = re.compile(r"[A-Z][A-Za-z]+")
 #: Seconds: the least that browsers take for their preload lists (hstspreload.org).
 PRELOAD_AGE = 31536000
@@ -602,6 +604,8 @@ def _check_least(value: t.Mapping[str, t.Any], key: str, least: int, problems: l
     given = value.get(key)
     if given is not None and _is_whole(given, None) and int(given) < least:
         problems.append(f"{path}: found {given}, expected a whole number from {least}")
+    elif given is not None and _is_whole(given, MOST + 1):
+        problems.append(f"{path}: found {given}, expected a whole number from {least} to {MOST}")
 
 
 def _is_whole(value: t.Any, least: int | None) -> bool:

@@ -54,7 +54,7 @@ def directives(blocks: list[site.Block]) -> t.Iterator[str]:
             yield from directives(inner)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @given(declarations.declarations(SPEC))
 def test_a_declaration_is_refused_clearly_or_stays_inside_its_directives(app: dict[str, t.Any]) -> None:
     problems = _model.validate([app], SPEC)
@@ -66,6 +66,8 @@ def test_a_declaration_is_refused_clearly_or_stays_inside_its_directives(app: di
     if app.get("state") == "absent":
         return
     text = site.render(planned(app))
+    numbers = [int(word[1:].rstrip("s")) for word in site.words(text) if re.fullmatch(r"=[0-9]+s?", word)]
+    assert max(numbers) < 2**53, text
     assert set(directives(site.parse(site.words(text)))) <= WORDS, text
 
 

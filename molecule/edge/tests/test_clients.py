@@ -81,6 +81,10 @@ def test_every_response_carries_the_security_headers_once(machine: driver.Host, 
         answer = tools.curl(f"https://{examine.DOMAIN}{path}", *options)
         assert answer.status == status, (what, answer)
         check(what, answer)
+        assert answer.headers.get("strict-transport-security") == ["max-age=63072000; includeSubDomains"], (
+            what,
+            answer,
+        )
     check("the redirect to HTTPS", tools.curl(f"http://{examine.DOMAIN}/"))
     # With its socket, or that would start it again.
     machine.out("systemctl", "stop", "asgi-demo@*.socket", "asgi-demo@*.service", seconds=100)

@@ -118,6 +118,7 @@ MISTAKES = [
     ({"keep_releases": 0}, "keep_releases: found 0, expected a whole number from 1"),
     ({"drain": "-1"}, "drain: found -1, expected a whole number from 0"),
     ({"drain": "long"}, "drain: found 'long', expected a whole number"),
+    ({"max_body_size": 2**63}, "max_body_size: found 9223372036854775808, expected a whole number from 1 to"),
     ({"max_body_size": "10M"}, "max_body_size: found '10M', expected a whole number"),
     ({"request_timeout": 0}, "request_timeout: found 0, expected a whole number from 1"),
     ({"health": "/healthz"}, "health: found '/healthz', expected a mapping"),
