@@ -98,6 +98,7 @@ def test_renewed_without_ansible_under_load(machine: driver.Host) -> None:
     assert timer["NextElapseUSecRealtime"]
     machine.sh("systemd-analyze security --threshold=20 asgi.acme.service")
     before, count = certificate(machine), reloads(machine)
+    log = int(machine.sh("stat --format %s /var/log/nginx/access.log"))
     load = driver.Load(machine, "shop.test", seconds=120, rates="get_kept=30,get_new=10,post_kept=10")
     assert renew(machine)
     driver.wait_for("the new one is served", lambda: certificate(machine) != before, 20)
@@ -107,8 +108,16 @@ def test_renewed_without_ansible_under_load(machine: driver.Host) -> None:
     assert reloads(machine) == count + 1
     machine.sh("systemctl start asgi.acme.service")  # it is not time
     assert (certificate(machine), reloads(machine)) == (after, count + 1)
-    assert summary["lost"] == 0, driver.losses(summary)[:5]
-    assert summary["requests"] > 100
+    # What met an idle connection at the moment in which Nginx closed it, Nginx never took: the client's to send again
+    # (RFC 9112 9.3.1). Whatever Nginx took is answered.
+    lost = driver.losses(summary)
+    raced = [one for one in lost if one["reason"] in ("eof", "reset") and one["kind"] in ("get_kept", "post_kept")]
+    assert lost == raced, lost
+    answered = summary["requests"] - len(lost)
+    taken = f"tail -c +{log + 1} /var/log/nginx/access.log | grep -cE '/(upload|slow|api/info)' || true"
+    driver.wait_for("what is answered is logged", lambda: int(machine.sh(taken)) >= answered, 10)
+    assert int(machine.sh(taken)) == answered
+    assert answered > 100
 
 
 def test_other_names(stack: driver.Stack, machines: list[driver.Host]) -> None:
