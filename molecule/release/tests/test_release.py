@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import driver
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # What is looked for, whatever stands around it.
 NEEDLE = "needle-4f1d0c7e52a94b6d8be3"
 SECRETS = {"TOKEN": NEEDLE, "PASSPHRASE": f'two words "{NEEDLE}" $HOME \\n `id`'}
+
+#: A static file that only the first code has, and one that only the second has.
+ASSETS = ["page.0a1b2c3d.js", "page.9f8e7d6c.js"]
 
 DRAIN = 15
 LONG_DRAIN = 90  # longer than a deploy takes on a busy machine
@@ -80,6 +84,18 @@ def version(stack: driver.Stack) -> str:
     return str(answer.json()["version"])
 
 
+def with_asset(source: str, name: str) -> str:
+    """Give an application's code a static file; return the code's directory."""
+    (Path(source) / "static" / name).write_text(name, encoding="utf-8")
+    return source
+
+
+def assets(stack: driver.Stack) -> list[str]:
+    """Return what the static files of the first and of the second code are answered with."""
+    answers = [ask(stack.host, "demo.test", f"/static/{name}") for name in ASSETS]
+    return [answer.body.decode() if answer.status == 200 else str(answer.status) for answer in answers]
+
+
 def variable(stack: driver.Stack, name: str) -> str | None:
     """Return the SHA-256 of a variable of the process's environment."""
     found: str | None = ask(stack.host, "demo.test", "/env", {"name": name}).json()["sha256"]
@@ -118,20 +134,22 @@ def now_live(stack: driver.Stack, story: Story) -> dict[str, Any]:
 
 
 def test_bare_host_serves(stack: driver.Stack, story: Story) -> None:
-    source = stack.source("first", VERSION="1.0.0\n")
+    source = with_asset(stack.source("first", VERSION="1.0.0\n"), ASSETS[0])
     stack.play("site", demo(source), other(source)).must()
     assert version(stack) == "1.0.0"
+    assert assets(stack) == [ASSETS[0], "404"]
     story.builds["first"] = now_live(stack, story)["build"]
     story.begin()
 
 
 def test_changed_code_is_deployed(stack: driver.Stack, story: Story) -> None:
     before = stack.live("demo")
-    stack.play("site", demo(stack.source("second", VERSION="2.0.0\n"))).must()
+    stack.play("site", demo(with_asset(stack.source("second", VERSION="2.0.0\n"), ASSETS[1]))).must()
     after = now_live(stack, story)
     eventually("2.0.0", lambda: version(stack))
     assert after["id"] != before["id"]
     assert stack.about("demo", before["release"])["state"] == "retired"
+    assert assets(stack) == ASSETS, "pages of the release before are open still"
 
 
 def test_changed_environment_is_deployed(stack: driver.Stack, story: Story) -> None:
@@ -142,6 +160,7 @@ def test_changed_environment_is_deployed(stack: driver.Stack, story: Story) -> N
     after = now_live(stack, story)
     assert after["id"] != before["id"]
     assert (after["build"], stack.builds("demo")) == (before["build"], builds), "something was built"
+    assert assets(stack) == ASSETS
 
 
 def test_changed_worker_count_is_deployed(stack: driver.Stack, story: Story) -> None:
@@ -176,6 +195,7 @@ def test_rollback_brings_back_code_and_configuration_without_a_network(stack: dr
         stack.play("rollback", declared, options=("-e", "asgi_app=demo", "-e", f"asgi_release={first['id']}")).must()
     eventually("1.0.0", lambda: version(stack))
     assert now_live(stack, story)["release"] == first["release"]
+    assert assets(stack) == ASSETS, "pages of the release that was rolled back are open still"
     assert (stack.builds("demo"), stack.releases("demo")) == (builds, releases)
 
 
