@@ -73,10 +73,12 @@ def test_static_files_are_collected_and_served_by_nginx(app: App) -> None:
     assert answer.body == (variants.PROJECT / "tests/apps/django/entries/static/entries/style.css").read_bytes()
     # Nginx answers these paths alone. Its log is written once a second.
     assert app.request("/static/there-is-none.css").status == 404
-    for path in (found[1], "/static/there-is-none.css"):
+
+    def logged(path: str) -> bool:
         line = f'"path":"{path}".*"upstream_status":""'
-        log = ("grep", "--quiet", line, "/var/log/nginx/access.log")
-        wait_for(f"{path} is logged", lambda log=log: app.host.run(*log).returncode == 0, 10)
+        return app.host.run("grep", "--quiet", line, "/var/log/nginx/access.log").returncode == 0
+
+    wait_for("both are logged", lambda: logged(found[1]) and logged("/static/there-is-none.css"), 10)
 
 
 @on("django")
