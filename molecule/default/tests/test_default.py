@@ -327,13 +327,13 @@ def test_nginx_starts_after_roots_test_and_after_a_kill(host: Any, target: str) 
 
 def test_rotated_logs_go_on_in_new_files(host: Any, target: str) -> None:
     log = host.file("/var/log/nginx/access.log")
-    client.request(target, "secure.test", "/healthz?before")
+    client.request(target, "secure.test", "/?before")
     inode = host.check_output("stat --format %i /var/log/nginx/access.log")
     assert host.run("logrotate --force /etc/logrotate.d/nginx").rc == 0
     assert host.check_output("stat --format %i /var/log/nginx/access.log") != inode
     until = time.monotonic() + 10
     while not log.content_string:
-        client.request(target, "secure.test", "/healthz?after")
+        client.request(target, "secure.test", "/?after")
         assert time.monotonic() < until, "requests are logged to the old file"
         time.sleep(0.2)
     assert (log.user, log.group, log.mode) == ("www-data", "adm", 0o640)

@@ -36,9 +36,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> t.Callable[..., dict
     monkeypatch.setattr(basic.AnsibleModule, "exit_json", end)
     monkeypatch.setattr(basic.AnsibleModule, "fail_json", lambda module, **result: end(module, failed=True, **result))
 
-    def started(fastly: t.Any = FASTLY, cloudflare: str = CLOUDFLARE, check: bool = False, **more: t.Any) -> t.Any:
+    def started(fastly: t.Any = None, cloudflare: str = CLOUDFLARE, check: bool = False, **more: t.Any) -> t.Any:
         published = {
-            "https://api.fastly.com/public-ip-list": json.dumps(fastly),
+            "https://api.fastly.com/public-ip-list": json.dumps(FASTLY if fastly is None else fastly),
             "https://www.cloudflare.com/ips-v4": cloudflare,
             "https://www.cloudflare.com/ips-v6": "2400:cb00::/32\n",
         }
