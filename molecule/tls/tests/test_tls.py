@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import driver
-from conftest import Pair, made, point_acme
+from authority import Pair, made, point_acme
 
 SHOP: dict[str, Any] = {
     "name": "shop",
