@@ -213,6 +213,24 @@ def ask(host: Host, domain: str, path: str, query: Mapping[str, str] | None = No
         return Answer(response.status, response.headers.get("X-Release"), response.read())
 
 
+def start(*arguments: str) -> Running:
+    """Start ansible-playbook in the checkout, with its own configuration, whatever surrounds the test."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    environment |= {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    return Running(
+        subprocess.Popen(
+            ["ansible-playbook", *arguments],
+            cwd=PROJECT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    )
+
+
 @dataclass
 class Stack:
     """The collection, applied to one host and to those *beside* it.
@@ -255,22 +273,7 @@ class Stack:
             "vars": {**connection, "asgi_apps": apps, **self.variables, **(variables or {})},
         }
         inventory.write_text(json.dumps({"asgi_app_hosts": group}), encoding="utf-8")
-        # The checkout's own configuration, whatever surrounds the test.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-        environment |= {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        command = ["ansible-playbook", TASKS[playbook], "--inventory", str(inventory), *options]
-        return Running(
-            subprocess.Popen(
-                command,
-                cwd=PROJECT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-        )
+        return start(TASKS[playbook], "--inventory", str(inventory), *options)
 
     def play(self, playbook: str, *apps: Mapping[str, Any], **more: Any) -> Play:
         """Run a playbook; see :meth:`start`."""
@@ -356,6 +359,20 @@ class Load:
         assert text, "the load client left no summary"
         summary: dict[str, Any] = json.loads(text)
         return summary
+
+
+class Log:
+    """What Nginx logs of a load's requests from now on."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        time.sleep(1.5)  # what was asked before is written once a second
+        self.begin = int(host.sh("stat --format %s /var/log/nginx/access.log"))
+
+    def count(self) -> int:
+        """Return how many requests Nginx took."""
+        lines = f"tail -c +{self.begin + 1} /var/log/nginx/access.log | grep -cE '/(upload|slow|api/info)' || true"
+        return int(self.host.sh(lines))
 
 
 def losses(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,18 +99,5 @@ def play(directory: Path, playbook: str, variables: Mapping[str, Any]) -> driver
     """Run a playbook of the checkout on all hosts at once, as a user would, with variables above all others."""
     given = directory / f"{Path(playbook).stem}.json"
     given.write_text(json.dumps({**VARIABLES, "asgi_apps": APPS, **variables}), encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    environment |= {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    command = ["ansible-playbook", playbook, "--inventory", os.environ["MOLECULE_INVENTORY_FILE"]]
-    return driver.Running(
-        subprocess.Popen(
-            [*command, "--extra-vars", f"@{given}"],
-            cwd=PROJECT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    ).play()
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    return driver.start(playbook, "--inventory", inventory, "--extra-vars", f"@{given}").play()

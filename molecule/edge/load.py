@@ -46,20 +46,6 @@ class Modern:
 RACED = ("eof", "reset", "refused by GOAWAY", "the connection ended")
 
 
-class Log:
-    """What Nginx logs of the load's requests from now on."""
-
-    def __init__(self, machine: driver.Host) -> None:
-        self.machine = machine
-        time.sleep(1.5)  # what was asked before is written once a second
-        self.begin = int(machine.sh("stat --format %s /var/log/nginx/access.log"))
-
-    def count(self) -> int:
-        """Return how many requests Nginx took."""
-        lines = f"tail -c +{self.begin + 1} /var/log/nginx/access.log | grep -cE '/(upload|slow|api/info)' || true"
-        return int(self.machine.sh(lines))
-
-
 def raced(summary: dict[str, Any]) -> int:
     """Return how many requests were lost by a race; fail if one was lost otherwise."""
     kinds = {kind: tally for kind, tally in summary["kinds"].items() if tally["lost"]}
@@ -80,8 +66,33 @@ def reload(machine: driver.Host, times: int, apart: float) -> None:
     for __ in range(times):
         before = workers(machine)
         machine.out("systemctl", "reload", "nginx")
-        driver.wait_for("new workers", lambda before=before: workers(machine) - before, 20)  # type: ignore[misc]
+        until = time.monotonic() + 20
+        while not workers(machine) - before:
+            assert time.monotonic() < until, "there are no new workers"
+            time.sleep(0.2)
         time.sleep(apart)
+
+
+def reload_under_http3(
+    machine: driver.Host, tools: Tools, times: int, apart: float, most: float, seconds: float
+) -> None:
+    """Open connections of HTTP/3 through reloads.
+
+    :param most: the part of them that may be lost meanwhile. Afterwards none may.
+    :param seconds: the bound for workers from before to finish.
+    """
+    load = Modern(tools, "h3_new")
+    try:
+        reload(machine, times=times, apart=apart)
+    finally:
+        summary = load.end()
+    lost, asked = summary["lost"], summary["requests"]
+    print(f"{asked} new connections of HTTP/3 during {times} reloads, {lost} lost ({lost / asked:.1%})", end="; ")
+    assert lost <= asked * most, summary
+    driver.wait_for("old workers are gone", lambda: len(workers(machine)) <= 2, seconds)
+    after = Modern(tools, "h3_new").end()
+    print(f"afterwards {after['requests']}, {after['lost']} lost")
+    assert not after["lost"], after
 
 
 def attack(machine: driver.Host, tools: Tools, way: str, connections: int, seconds: int) -> None:

@@ -208,7 +208,7 @@ def main() -> None:
             one["name"],
             tuple(one["domains"]),
             one["mode"],
-            *(one.get(key) for key in ("certificate", "key", "chain", "private_key")),
+            *(one[key] for key in ("certificate", "key", "chain", "private_key")),
         )
         for one in module.params["certificates"]
     ]

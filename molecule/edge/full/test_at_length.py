@@ -14,7 +14,7 @@ import driver
 import examine
 import fuzz
 import pytest
-from load import Modern, attack, reload, workers
+from load import attack, reload_under_http3
 
 #: Findings of testssl.sh that are not about Nginx' configuration: its name of the finding, and why.
 NOT_OURS = {
@@ -50,19 +50,8 @@ def test_slow_clients_keep_nobody_else_waiting_for_long(machine: driver.Host, to
 def test_http3_through_many_reloads(machine: driver.Host, tools: examine.Tools) -> None:
     if not examine.http3(machine):
         return
-    load = Modern(tools, "h3_new")
-    try:
-        reload(machine, times=20, apart=0.8)
-    finally:
-        summary = load.end()
-    lost, asked = summary["lost"], summary["requests"]
-    print(f"{asked} new connections of HTTP/3 during 20 reloads, {lost} lost ({lost / asked:.1%})", end="; ")
     # Without `reuseport` it is about half.
-    assert lost <= asked / 4, summary
-    driver.wait_for("old workers are gone", lambda: len(workers(machine)) <= 2, 120)
-    after = Modern(tools, "h3_new").end()
-    print(f"afterwards {after['requests']}, {after['lost']} lost")
-    assert not after["lost"], after
+    reload_under_http3(machine, tools, times=20, apart=0.8, most=1 / 4, seconds=120)
 
 
 @pytest.fixture(scope="module")

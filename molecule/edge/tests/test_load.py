@@ -8,12 +8,12 @@ from __future__ import annotations
 import driver
 import examine
 import pytest
-from load import Log, Modern, attack, raced, reload, workers
+from load import Modern, attack, raced, reload, reload_under_http3, workers
 
 
 def test_reloads_lose_no_request_that_nginx_took(machine: driver.Host, tools: examine.Tools) -> None:
     """An idle connection that Nginx closes at the moment in which a client sends something is the client's to see."""
-    log = Log(machine)
+    log = driver.Log(machine)
     first = driver.Load(machine, examine.DOMAIN)
     second = Modern(tools, "h2_kept,h2_slow,h2_new")
     try:
@@ -44,19 +44,8 @@ def test_http3_listens_once_for_each_worker(machine: driver.Host) -> None:
 def test_http3_is_there_during_and_after_reloads(machine: driver.Host, tools: examine.Tools) -> None:
     if not examine.http3(machine):
         return
-    load = Modern(tools, "h3_new")
-    try:
-        reload(machine, times=4, apart=1)
-    finally:
-        summary = load.end()
-    lost, all_of = summary["lost"], summary["requests"]
-    print(f"{all_of} new connections of HTTP/3 during 4 reloads, {lost} lost ({lost / all_of:.0%})", end="; ")
     # Most come through: what does not, browsers ask again with HTTP/2.
-    assert lost <= all_of / 2, summary
-    driver.wait_for("old workers are gone", lambda: len(workers(machine)) <= 2, 60)
-    after = Modern(tools, "h3_new").end()
-    print(f"afterwards {after['requests']}, {after['lost']} lost")
-    assert not after["lost"], after
+    reload_under_http3(machine, tools, times=4, apart=1, most=1 / 2, seconds=60)
 
 
 @pytest.mark.parametrize("way", ["-H", "-B", "-X"], ids=["headers", "bodies", "reads"])

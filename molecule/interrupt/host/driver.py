@@ -87,14 +87,23 @@ class Done(BaseException):
     """The module has ended; BaseException, because no handler of the module's may take it for a failure."""
 
 
+def filled(given: dict[str, Any], specification: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with the defaults of those that are not given, in lists of mappings too."""
+    found = {key: option.get("default") for key, option in specification.items()} | given
+    for key, option in specification.items():
+        if option.get("options") and option.get("elements") == "dict":
+            found[key] = [filled(one, option["options"]) for one in found[key] or []]
+    return found
+
+
 class AnsibleModule:
     """The little of the real one that the modules use. The arguments have been checked by the play they come from."""
 
-    params: ClassVar[dict[str, Any]] = {}
+    given: ClassVar[dict[str, Any]] = {}
     check_mode = False
 
-    def __init__(self, **_specification: Any) -> None:
-        pass
+    def __init__(self, argument_spec: dict[str, Any], **_more: Any) -> None:
+        self.params = filled(self.given, argument_spec)
 
     def warn(self, text: str) -> None:
         pass
@@ -205,7 +214,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     sys.dont_write_bytecode = True
     module = __import__(f"ansible_collections.asgi.stack.plugins.modules.{name}", fromlist=["main"])
-    AnsibleModule.params = plan["args"]
+    AnsibleModule.given = plan["args"]
     markers_last()
     watch = Watch(plan)
     said: dict[str, Any] = {}

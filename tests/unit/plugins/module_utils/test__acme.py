@@ -22,8 +22,6 @@ DAY = certificate.DAY
 DIRECTORY = "https://acme.example/directory"
 UNITS = {"asgi.acme.service": "[Service]\n", "asgi.acme.timer": "[Timer]\n"}
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-
 
 class Host:
     """A host with a client that makes certificates itself, or refuses."""

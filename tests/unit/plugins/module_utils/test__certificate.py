@@ -25,9 +25,6 @@ def _openssl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(certificate, "OPENSSL", shutil.which("openssl") or "/nowhere/openssl")
 
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
-
-
 def ensure(
     root: Path, *wanted: certificate.Wanted, absent: t.Sequence[str] = (), days: int = 100, **more: t.Any
 ) -> tuple[list[certificate.Result], list[str]]:
@@ -86,7 +83,6 @@ def test_no_renewal_on_every_run(tmp_path: Path) -> None:
         ensure(tmp_path / "tls", SHOP, days=30)
 
 
-@needs_openssl
 def test_first_and_second_run(tmp_path: Path) -> None:
     root = tmp_path / "etc/tls"
     told, _removed = ensure(root, SHOP, check_mode=True)
@@ -107,7 +103,6 @@ def test_first_and_second_run(tmp_path: Path) -> None:
     assert same.found == made.found
 
 
-@needs_openssl
 def test_replaced_when_it_will_not_do(tmp_path: Path) -> None:
     root = tmp_path / "tls"
     fingerprints = set()
@@ -133,7 +128,6 @@ def test_replaced_when_it_will_not_do(tmp_path: Path) -> None:
     assert len(fingerprints) == 5
 
 
-@needs_openssl
 def test_modes_are_put_right(tmp_path: Path) -> None:
     root = tmp_path / "tls"
     [made], _removed = ensure(root, SHOP)
@@ -194,7 +188,6 @@ def provided(pair: Path, *domains: str, **more: t.Any) -> certificate.Wanted:
     return certificate.Wanted("shop", domains, "provided", *files, **more)
 
 
-@needs_openssl
 @pytest.mark.parametrize("on_host", [True, False])
 def test_provided(tmp_path: Path, on_host: bool) -> None:
     root, elsewhere = tmp_path / "tls", tmp_path / "elsewhere"
@@ -220,7 +213,6 @@ def test_provided(tmp_path: Path, on_host: bool) -> None:
     assert certificate.origin(root / "shop") == "self_signed"
 
 
-@needs_openssl
 def test_what_is_provided_must_be_right_before_anything_changes(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "tls", tmp_path / "elsewhere"
     ensure(root, SHOP)
@@ -239,7 +231,6 @@ def test_what_is_provided_must_be_right_before_anything_changes(tmp_path: Path) 
     assert os.readlink(root / "shop") == before
 
 
-@needs_openssl
 def test_an_acme_server_finds_a_certificate_in_place(tmp_path: Path) -> None:
     """A self-signed one is made where there is none; what is there stays, whatever it is for."""
     root = tmp_path / "tls"
@@ -256,7 +247,6 @@ def test_a_key_is_never_in_what_a_declaration_prints() -> None:
     assert "c2VjcmV0" not in repr(certificate.Wanted("shop", ("a.example",), private_key="c2VjcmV0"))
 
 
-@needs_openssl
 def test_absent(tmp_path: Path) -> None:
     root = tmp_path / "tls"
     ensure(root, SHOP, certificate.Wanted("blog", ("blog.example",)))
@@ -267,7 +257,6 @@ def test_absent(tmp_path: Path) -> None:
     assert ensure(root, absent=["shop", "never"])[1] == []
 
 
-@needs_openssl
 @pytest.mark.parametrize("at", ["made", "named", "live"])
 def test_killed(tmp_path: Path, at: str) -> None:
     """The pair that can be seen belongs together at any moment, and the next run makes it right."""
