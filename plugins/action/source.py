@@ -36,22 +36,20 @@ class ActionModule(ActionBase):
             for index, app in enumerate(apps):
                 if app.get("state") == "absent":
                     continue
+                wrong: list[str] = []
                 page = app.get("unavailable_page")
                 if page and not (base / str(page)).is_file():
-                    problems.append(
-                        f"asgi_apps[{index}] ({app['name']}): unavailable_page: found no file {base / str(page)}, "
-                        "expected an HTML file"
-                    )
+                    wrong.append(f"unavailable_page: found no file {base / str(page)}, expected an HTML file")
                 if app.get("cdn_client_ca") and (unfit := _authority(base / app["cdn_client_ca"])):
-                    problems.append(f"asgi_apps[{index}] ({app['name']}): cdn_client_ca: {unfit}")
+                    wrong.append(f"cdn_client_ca: {unfit}")
                 try:
                     sources[app["name"]] = _source.resolve(app["source"], base, _control.cache(), _control.RUN)
                 except _source.SourceError as error:
-                    problems.append(f"asgi_apps[{index}] ({app['name']}): {error}")
+                    wrong.append(str(error))
                 tls = app.get("tls") or {}
                 if tls.get("mode") == "provided" and not _model.resolve(app, spec)["tls"]["on_host"]:
-                    wrong = _tls.problems(tls, app["domains"], base, self._loader, time.time())
-                    problems += [f"asgi_apps[{index}] ({app['name']}): {line}" for line in wrong]
+                    wrong += _tls.problems(tls, app["domains"], base, self._loader, time.time())
+                problems += [f"asgi_apps[{index}] ({app['name']}): {line}" for line in wrong]
         if problems:
             word = "mistake" if len(problems) == 1 else "mistakes"
             raise AnsibleActionFail(
