@@ -66,6 +66,7 @@ STAGE_PREFIX = "stage-"
 TREE_PREFIX = "config-"
 BRIDGE_PREFIX = f"{TREE_PREFIX}replaced-"
 DEFAULT_SITE = "sites-enabled/default"
+STAMP = "@configuration@"  # stands in a file for a name of the whole set
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
@@ -138,7 +139,7 @@ class Service(t.Protocol):
 
     def load(self) -> None: ...
 
-    def prove(self) -> None: ...
+    def prove(self, stamp: str) -> None: ...
 
 
 @dataclasses.dataclass
@@ -168,6 +169,7 @@ class Outcome:
     diff: list[dict[str, str]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     digest: str = ""
+    stamp: str = ""  # what Nginx answers that serves this set
 
 
 # Reading and comparing: nothing here changes anything ---------------------------------------------------------------
@@ -182,11 +184,17 @@ def check_names(names: t.Iterable[str]) -> None:
             )
 
 
-def merge(current: Tree, config: str, files: Tree, absent: t.Iterable[str]) -> Tree:
-    """The files that will be live: what is live without *absent*, with nginx.conf and *files* put over it."""
+def merge(current: Tree, config: str, files: Tree, absent: t.Iterable[str]) -> tuple[Tree, str]:
+    """The files that will be live: what is live without *absent*, with nginx.conf and *files* put over it.
+
+    :return: them, and the name of the set that they bear for :data:`STAMP`. It is the same for the same files,
+        whichever of them a run names.
+    """
     gone = set(absent)
     kept = {name: text for name, text in current.items() if name not in gone}
-    return {**kept, **files, CONFIG: config}
+    merged = {**kept, **files, CONFIG: config}
+    stamp = digest(merged)[:16]
+    return {name: text.replace(STAMP, stamp) for name, text in merged.items()}, stamp
 
 
 def digest(tree: Tree) -> str:
@@ -386,8 +394,8 @@ def _plan(
     root: Path, config: str, files: Tree, absent: t.Sequence[str], service: Service, marker: Path, drop_in: Path
 ) -> tuple[Outcome, Disk, Tree]:
     disk = look(root, drop_in)
-    wanted = merge(disk.tree, config, files, absent)
-    outcome = Outcome(digest=digest(wanted), diff=differences(root, disk, wanted))
+    wanted, stamp = merge(disk.tree, config, files, absent)
+    outcome = Outcome(digest=digest(wanted), diff=differences(root, disk, wanted), stamp=stamp)
     outcome.files = [entry["after_header"] for entry in outcome.diff]
     if disk.config == wanted[CONFIG] and not disk.linked:
         outcome.files.append(str(root / CONFIG))
@@ -430,7 +438,7 @@ def _converge(service: Service, outcome: Outcome) -> None:
         service.reload()
     if "restarted" in outcome.actions:
         service.restart()
-    service.prove()
+    service.prove(outcome.stamp)
 
 
 def _change(
@@ -659,10 +667,10 @@ class Systemd:
         error_log: Path = ERROR_LOG,
         proc: Path = Path("/proc"),
         test_units: Path = TEST_UNITS,
-        proof: tuple[Path, str] | None = None,
+        proof: Path | None = None,
     ) -> None:
         """:param timeout: seconds that a reload may take until a new worker process exists.
-        :param proof: a unix socket, and what Nginx answers there on ``/configuration`` when it serves the new one.
+        :param proof: a unix socket on which Nginx answers ``/configuration`` with the name of the set that it serves.
         """
         self.timeout = timeout
         self.proof = proof
@@ -785,20 +793,19 @@ class Systemd:
         said = self._said(moment) or [f"no new worker process within {self.timeout:g} s"]
         raise Refused("\n".join(["Nginx did not take the configuration; what was there was put back.", *said]))
 
-    def prove(self) -> None:
+    def prove(self, stamp: str) -> None:
         """Return when Nginx serves the configuration that it took; old worker processes may answer for a moment."""
         if self.proof is None:
             return
-        place, text = self.proof
         until = time.monotonic() + self.timeout
         while True:
-            found = _ask(place, "/configuration")
-            if found == text:
+            found = _ask(self.proof, "/configuration")
+            if found == stamp:
                 return
             if time.monotonic() >= until:
                 raise Refused(
                     "Nginx took the configuration but does not serve it; what was there was put back.\n"
-                    f"{place} answers {found!r} within {self.timeout:g} s, expected {text!r}"
+                    f"{self.proof} answers {found!r} within {self.timeout:g} s, expected {stamp!r}"
                 )
             time.sleep(0.02)
 

@@ -49,17 +49,11 @@ options:
     type: int
     default: 30
   proof:
-    description: How Nginx shows that it serves the configuration and does not only run. Without it, new worker processes are enough.
-    type: dict
-    suboptions:
-      socket:
-        description: A unix socket that Nginx listens on.
-        type: path
-        required: true
-      text:
-        description: What it answers there on C(/configuration), another text for each configuration.
-        type: str
-        required: true
+    description:
+      - How Nginx shows that it serves the configuration and does not only run. Without it, new worker processes are enough.
+      - A unix socket on which it answers C(/configuration) with what one of O(files) says as C(@configuration@), for which
+        the name of the whole set is put, those files included that are live and not named.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -125,10 +119,7 @@ def main() -> None:
             "files": {"type": "dict", "default": {}},
             "absent": {"type": "list", "elements": "str", "default": []},
             "reload_timeout": {"type": "int", "default": 30},
-            "proof": {
-                "type": "dict",
-                "options": {"socket": {"type": "path", "required": True}, "text": {"type": "str", "required": True}},
-            },
+            "proof": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -141,7 +132,7 @@ def main() -> None:
             module.params["absent"],
             nginx.Systemd(
                 timeout=module.params["reload_timeout"],
-                proof=(Path(proof["socket"]), proof["text"]) if proof else None,
+                proof=Path(proof) if proof else None,
             ),
             check=module.check_mode,
         )

@@ -33,6 +33,7 @@ class Fake:
         self.outdated = False
         self.reloads = self.restarts = 0
         self.prepared: list[str] = []
+        self.proved = ""
 
     def installed(self) -> bool:
         return True
@@ -82,7 +83,8 @@ class Fake:
             raise nginx.Refused("status=226/NAMESPACE")
         self.take()
 
-    def prove(self) -> None:
+    def prove(self, stamp: str) -> None:
+        self.proved = stamp
         if "MUTE" in (self.has or ""):
             raise nginx.Refused("no answer")
 
@@ -332,6 +334,17 @@ def test_digest() -> None:
     assert len({nginx.digest(tree) for tree in trees}) == len(trees)
 
 
+def test_a_set_bears_its_name(host: Host) -> None:
+    """Whichever of the files a run names: one that names fewer is nothing to do."""
+    status = {"status.conf": f"return 200 {nginx.STAMP};"}
+    first = host.apply({"sites/a.conf": "a", "sites/b.conf": "b", **status})
+    answer = host.service.proved
+    assert f"return 200 {answer};" in (host.root / "asgi/live/status.conf").read_text()
+    assert not host.apply({"sites/a.conf": "a", **status}).changed
+    assert host.apply({"sites/a.conf": "A", **status}).digest != first.digest
+    assert host.service.proved != answer
+
+
 def test_workers(tmp_path: Path) -> None:
     """Only workers of this master that still take connections count; a command may hold blanks and brackets."""
 
@@ -530,13 +543,13 @@ def test_proof(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        nginx.Systemd(proof=(place, "new")).prove()
+        nginx.Systemd(proof=place).prove("new")
         with pytest.raises(nginx.Refused, match="answers 'old'"):
-            nginx.Systemd(timeout=0, proof=(place, "new")).prove()
+            nginx.Systemd(timeout=0, proof=place).prove("new")
         thread.join()
     with pytest.raises(nginx.Refused, match="refused"):
-        nginx.Systemd(timeout=0, proof=(place, "new")).prove()
-    nginx.Systemd().prove()
+        nginx.Systemd(timeout=0, proof=place).prove("new")
+    nginx.Systemd().prove("new")
 
 
 def test_a_replaced_program(tmp_path: Path) -> None:
