@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -405,26 +406,69 @@ def test_a_worker_that_stops_accepting_leaves_connections_to_the_others(tmp_path
             other.communicate()
 
 
+class Uvicorn:
+    """What :func:`worker.make_patient` knows of Uvicorn's class ``Server``."""
+
+    def __init__(self, application: Any, connections: Sequence[Any] = ()) -> None:
+        self.done: list[str] = []
+        self.servers = [self]
+        self.config = SimpleNamespace(loaded_app=application, ws_protocol_class=Talking)
+        self.server_state = SimpleNamespace(connections=set(connections))
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self.done.append(f"shut down {sockets}")
+
+
+class Talking:
+    """A connection that is a WebSocket."""
+
+
 def test_uvicorn_stops_listening_before_it_closes_connections() -> None:
-    done: list[str] = []
-
-    class Listening:
-        def close(self) -> None:
-            done.append("closed")
-
-    class Server:
-        servers = [Listening()]
-
-        async def shutdown(self, sockets: Any = None) -> None:
-            done.append(f"shut down {sockets}")
+    class Server(Uvicorn):
+        pass
 
     worker.make_patient(Server)
 
-    async def main() -> None:
-        stopping = asyncio.create_task(Server().shutdown("these"))
+    async def main() -> list[str]:
+        server = Server(None)
+        stopping = asyncio.create_task(server.shutdown("these"))
         await asyncio.sleep(0.1)
-        done.append("what was accepted is served")
+        server.done.append("what was accepted is served")
         await stopping
+        return server.done
 
-    asyncio.run(main())
-    assert done == ["closed", "what was accepted is served", "shut down these"]
+    assert asyncio.run(main()) == ["closed", "what was accepted is served", "shut down these"]
+
+
+def test_uvicorn_waits_until_the_other_side_has_closed_websockets() -> None:
+    class Server(Uvicorn):
+        pass
+
+    worker.make_patient(Server)
+
+    class Middleware:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+    async def main() -> list[str]:
+        guard = worker.Guard(Application(), notify="")
+        websocket = Talking()
+        server = Server(Middleware(guard), [websocket, object()])
+
+        async def leave() -> None:
+            server.done.append("said that it ends")
+            asyncio.get_running_loop().call_later(0.2, closed)
+
+        def closed() -> None:
+            server.done.append("the other side has closed")
+            server.server_state.connections.discard(websocket)
+
+        guard.leave = leave  # type: ignore[method-assign]
+        await server.shutdown()
+        return server.done
+
+    expected = ["closed", "said that it ends", "the other side has closed", "shut down None"]
+    assert asyncio.run(main()) == expected

@@ -457,3 +457,32 @@ def test_stop_finishes_what_is_in_flight(app: App) -> None:
     assert {pid: shut_down.count(pid) for pid in before} == dict.fromkeys(before, 1)
     assert not app.workers() & before
     assert_answers_again(app)
+
+
+@each_at_once
+def test_stop_closes_websockets_that_are_in_use(app: App) -> None:
+    """Also where the other side is just writing: what it is told then is not lost on the way."""
+    codes: list[int | None] = []
+    open_now = threading.Semaphore(0)
+
+    def talk() -> None:
+        with app.websocket("/ws") as connection:
+            open_now.release()
+            try:
+                while True:
+                    connection.send("anybody there?")
+                    connection.recv(timeout=client.SECONDS)
+            except ConnectionClosed as closed:
+                codes.append(closed.rcvd.code if closed.rcvd else None)
+
+    threads = [threading.Thread(target=talk) for __ in range(8)]
+    for thread in threads:
+        thread.start()
+    for __ in threads:
+        assert open_now.acquire(timeout=client.SECONDS)
+    app.host.out("systemctl", "restart", app.unit)
+    for thread in threads:
+        thread.join()
+    assert set(codes) <= {1001, 1012}, codes
+    assert len(codes) == len(threads)
+    assert_answers_again(app)

@@ -20,6 +20,7 @@ import random
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -216,9 +217,12 @@ class Guard:
 
 
 def make_patient(server: Any) -> None:
-    """Have Uvicorn's class ``Server`` answer what it has accepted before it closes connections that ask for nothing.
+    """Have Uvicorn's class ``Server`` part in a way that loses nothing.
 
-    One that was accepted just before has its request waiting in the kernel, unread, and seems to be idle.
+    It answers what it has accepted before it closes connections that ask for nothing: one that was accepted just before
+    has its request waiting in the kernel, unread, and seems to be idle. And it lets the other side close WebSockets:
+    Uvicorn would drop them as soon as it has said that they end, and a proxy that is just writing to such a one
+    drops it too, with what it has not read yet.
     """
     impatient = server.shutdown
 
@@ -226,6 +230,16 @@ def make_patient(server: Any) -> None:
         for listening in self.servers:
             listening.close()
         await asyncio.sleep(0.5)
+        guard = self.config.loaded_app
+        while guard is not None and not isinstance(guard, Guard):
+            guard = getattr(guard, "app", None)  # of a middleware of Uvicorn's
+        if guard is not None:
+            kind = self.config.ws_protocol_class or ()
+            talking = {one for one in self.server_state.connections if isinstance(one, kind)}
+            await guard.leave()
+            until = time.monotonic() + 2
+            while talking & self.server_state.connections and time.monotonic() < until:
+                await asyncio.sleep(0.02)
         await impatient(self, sockets)
 
     server.shutdown = shutdown
