@@ -125,7 +125,7 @@ def configuration(domains: t.Sequence[str]) -> str:
     """The configuration file for ``openssl req -x509``: a server's certificate that can sign no other.
 
     The common name is a constant: RFC 9525 takes names from subjectAltName only, and a common name has 64 characters
-    at most.
+    at most. Because of that it is the identifiers of keys that tell such certificates apart where several are believed.
     """
     names = ",".join(subject(domain).replace("IP Address:", "IP:") for domain in domains)
     return (
@@ -133,6 +133,7 @@ def configuration(domains: t.Sequence[str]) -> str:
         "[name]\nCN = asgi.stack self-signed\n"
         "[extensions]\nbasicConstraints = critical,CA:FALSE\nkeyUsage = critical,digitalSignature\n"
         "extendedKeyUsage = serverAuth\nsubjectKeyIdentifier = hash\n"
+        "authorityKeyIdentifier = keyid:always\n"
         f"subjectAltName = {names}\n"
     )
 
