@@ -293,6 +293,8 @@ def rollback(name: str, root: Path, wanted: str | None, lock_timeout: float, che
         outcome.did.append(f"rolled back to release {target.instance}")
         if not check:
             _start_again(root, target, outcome)
+            if current is not None and current.generation > target.generation:
+                current.mark(current.state["state"], given_up=True)
         return outcome
 
 
@@ -306,8 +308,13 @@ def rollback_candidates(root: Path, current: Release | None) -> list[Release]:
 
 
 def _before(root: Path, current: Release | None) -> Release | None:
-    """Return the last release before *current* that was live and is not the same thing, as after a restart."""
+    """Return the last release before *current* that was live and is not the same thing, as after a restart.
+
+    Nor one that was rolled back from: whoever did so had a reason, and to choose it takes its name.
+    """
     for release in rollback_candidates(root, current):
+        if release.state.get("given_up"):
+            continue
         if current is None:
             return release
         if release.generation < current.generation and release.info["digest"] != current.info["digest"]:
@@ -425,7 +432,7 @@ def _converge(request: Request, current: Release, outcome: Outcome, check: bool)
     if current.state["state"] != "live":
         outcome.did.append(f"{current.instance} marked live")  # a run was cut off right after its switch
         if not check:
-            current.mark("live")
+            current.mark("live", given_up=False)
     if not check:
         # A run was cut off before it came to that, or what it spared still ran. Nothing that was asked for changes.
         _prune(request.root, current)
@@ -488,7 +495,7 @@ def _switch(root: Path, new: Release, outcome: Outcome) -> None:
         ):  # else it was the very last step of the switch that failed, and the next run goes on
             _give_up(root, new, str(error))
         raise
-    new.mark("live")
+    new.mark("live", given_up=False)
     _enable(new.name, now=True)
     if current is not None and current != new:
         if current.front and not new.front:  # Nginx cannot have the ports before it has let go of them

@@ -38,7 +38,7 @@ options:
   release:
     description:
       - The release to roll back to, by its name or O(id).
-      - By default the last one before the live one that was healthy while it was live.
+      - By default the last one before the live one that was healthy while it was live, and that nobody has rolled back from.
     type: str
   root:
     description: The application's directory.

@@ -881,6 +881,18 @@ def test_never_back_to_a_release_that_was_not_good(host: Host) -> None:
     assert _release.rollback("shop", host.root, None, 0).instance == "0001-aaaa"
 
 
+def test_not_back_to_what_was_rolled_back_from(host: Host) -> None:
+    """Unless it is named, or was live again since."""
+    host.deploy()
+    host.deploy(id="bbbb")
+    _release.rollback("shop", host.root, None, 0)
+    host.deploy(id="cccc")
+    assert _release.rollback("shop", host.root, None, 0, check=True).did == ["rolled back to release 0001-aaaa"]
+    assert _release.rollback("shop", host.root, "bbbb", 0).instance == "0002-bbbb"
+    host.deploy(id="dddd")
+    assert _release.rollback("shop", host.root, None, 0).instance == "0002-bbbb"
+
+
 @pytest.mark.parametrize("wanted", ["aaaa", "0001-aaaa"])
 def test_back_to_a_release_by_its_name(host: Host, wanted: str) -> None:
     for id_ in ("aaaa", "bbbb", "cccc"):
