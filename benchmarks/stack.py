@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Through our Nginx, against the same server bare on TCP, and against the Nginx of most tutorials.
 
-`./dev host up bench debian13`, then `python benchmarks/stack.py bench [ROUNDS]`. The same server with the same workers
-each time; load and all of it on one host. With one worker it is the worker that is short, with two on two CPUs
-everything is: what Nginx takes, load and workers lack.
+`./dev host up bench debian13`, then `python benchmarks/stack.py bench [ROUNDS [SERVER…]]`. The same server with the
+same workers each time; load and all of it on one host. With one worker it is the worker that is short, with two on
+two CPUs everything is: what Nginx takes, load and workers lack.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import defaultdict
 
 from measure import SERVERS, Bench, middle, table
 
-# To a unix socket, HTTP/1.0, no connection kept: what is left when nothing is said.
+# To a unix socket, HTTP/1.0, no connection kept, a line written for each request: what is left when nothing is said.
 TUTORIAL = """
 user www-data;
 worker_processes auto;
 pid /run/tutorial.pid;
 events { worker_connections 768; }
 http {
-    access_log off;
+    access_log /var/log/nginx/tutorial.log;
     server {
         listen 127.0.0.1:8081;
         location / {
@@ -83,14 +83,14 @@ def measure_server(bench: Bench, server: str, workers: int, rounds: int) -> tupl
     return (*cells, str(failed["tutorial"]))
 
 
-def main(name: str, rounds: str = "5") -> None:
+def main(name: str, rounds: str = "5", *servers: str) -> None:
     bench = Bench(name)
     if bench.host.run("sh", "-c", "command -v curl").returncode:
         bench.host.sh("apt-get install -q -y --no-install-recommends curl", 300)
     rows = []
     for workers in (1, 2):
         bench.serve(SERVERS, workers=workers)
-        rows += [measure_server(bench, server, workers, int(rounds)) for server in SERVERS]
+        rows += [measure_server(bench, server, workers, int(rounds)) for server in servers or SERVERS]
     header = ("server", "workers", "ours / bare", "ours / tutorial", "ours, requests a second", "failed, tutorial")
     print(table(header, rows))
 
