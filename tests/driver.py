@@ -213,15 +213,19 @@ def ask(host: Host, domain: str, path: str, query: Mapping[str, str] | None = No
         return Answer(response.status, response.headers.get("X-Release"), response.read())
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """Return the environment of an Ansible with these *settings*, and none of those that surround the test."""
+    surrounding = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return {**surrounding, "ANSIBLE_NOCOLOR": "1", **settings}
+
+
 def start(*arguments: str) -> Running:
-    """Start ansible-playbook in the checkout, with its own configuration, whatever surrounds the test."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    environment |= {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    """Start ansible-playbook in the checkout, with its own configuration."""
     return Running(
         subprocess.Popen(
             ["ansible-playbook", *arguments],
             cwd=PROJECT,
-            env=environment,
+            env=environment(ANSIBLE_CONFIG=str(PROJECT / "ansible.cfg")),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

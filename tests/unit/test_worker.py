@@ -443,7 +443,7 @@ def test_uvicorn_stops_listening_before_it_closes_connections() -> None:
     assert asyncio.run(main()) == ["closed", "what was accepted is served", "shut down these"]
 
 
-def test_uvicorn_waits_until_the_other_side_has_closed_websockets() -> None:
+def test_uvicorn_waits_until_the_other_side_has_closed_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
     class Server(Uvicorn):
         pass
 
@@ -466,7 +466,7 @@ def test_uvicorn_waits_until_the_other_side_has_closed_websockets() -> None:
             server.done.append("the other side has closed")
             server.server_state.connections.discard(websocket)
 
-        guard.leave = leave  # type: ignore[method-assign]
+        monkeypatch.setattr(guard, "leave", leave)
         await server.shutdown()
         return server.done
 

@@ -10,7 +10,6 @@ served already.
 from __future__ import annotations
 
 import base64
-import os
 import re
 import subprocess
 import tarfile
@@ -505,8 +504,7 @@ def test_installed_collection_finds_nothing_to_change(served: World, tmp_path_fa
     served.site(*(served.apps[name] for name in names), options=("--list-hosts",)).must()
     inventory = served.stack.directory / f"inventory-{served.stack.count}.json"
     place = tmp_path_factory.mktemp("elsewhere")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    environment |= {"ANSIBLE_COLLECTIONS_PATH": str(place / "collections"), "ANSIBLE_NOCOLOR": "1"}
+    environment = driver.environment(ANSIBLE_COLLECTIONS_PATH=str(place / "collections"))
 
     def run(*command: str) -> str:
         done = subprocess.run(

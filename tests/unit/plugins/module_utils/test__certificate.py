@@ -103,6 +103,17 @@ def test_first_and_second_run(tmp_path: Path) -> None:
     assert same.found == made.found
 
 
+def test_several_that_are_self_signed_are_believed_together(tmp_path: Path) -> None:
+    """They have one name; their keys' identifiers tell them apart."""
+    ensure(tmp_path, SHOP, certificate.Wanted("blog", ("blog.example",)))
+    files = [tmp_path / name / "fullchain.pem" for name in ("shop", "blog")]
+    believed = tmp_path / "believed.pem"
+    believed.write_text("".join(file.read_text() for file in files))
+    command = [certificate.OPENSSL, "verify", "-no-CApath", "-CAfile", str(believed), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_replaced_when_it_will_not_do(tmp_path: Path) -> None:
     root = tmp_path / "tls"
     fingerprints = set()
