@@ -328,7 +328,7 @@ def connect(target: str, tls: str | None = None, protocol: str = "http/1.1") -> 
     plain = socket.create_connection((address.strip("[]"), int(port)), timeout=PATIENCE)
     if tls is None:
         return plain
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols([protocol])

@@ -174,6 +174,6 @@ if __name__ == "__main__":
         found = application(sys.argv[-1])
         if "--drained" not in sys.argv or not found["draining"] or time.monotonic() > until:
             break
-        time.sleep(0.2)
+        time.sleep(0.5)
     found["left"] += host()
     print(json.dumps(found))

@@ -20,7 +20,7 @@ from driver import wait_for
 
 #: From what is served first to the same again, over all others.
 STEPS = ["gunicorn-uvicorn", "uvicorn", "hypercorn", "granian", "gunicorn-asgi", "gunicorn-uvicorn"]
-RECYCLED = {"max_requests": 300, "max_requests_jitter": 200}
+RECYCLED = {"max_requests": 100, "max_requests_jitter": 60}
 FEWER_REQUESTS = "get_kept=40,get_new=15,post_kept=25,post_slow=4"
 NO_REQUESTS = "get_kept=0,get_new=0,post_kept=0,post_slow=0"
 NO_STREAMS = "ws=0,sse=0"
