@@ -107,12 +107,19 @@ class Bench:
         p99 = float(self.host.sh(script)) / 1000
         return Load(float(rate[1]), p99, sum(map(int, (*counted.groups(), *bad.groups()))))
 
-    def memory(self, unit: str) -> float:
-        """Return the proportional set size of a unit's processes in MiB."""
+    def pids(self, unit: str) -> str:
+        """Return the ids of a unit's processes, with a space in between."""
         group = self.host.show(unit, "ControlGroup")["ControlGroup"]
         script = (
             f"for m in unified systemd .; do f=/sys/fs/cgroup/$m'{group}'/cgroup.procs; [ -e \"$f\" ] && break; done; "
-            'for p in $(cat "$f"); do cat /proc/$p/smaps_rollup; done | '
+            'cat "$f"'
+        )
+        return " ".join(self.host.sh(script).split())
+
+    def memory(self, unit: str) -> float:
+        """Return the proportional set size of a unit's processes in MiB."""
+        script = (
+            f"for p in {self.pids(unit)}; do cat /proc/$p/smaps_rollup; done | "
             "awk '/^Pss:/ { s += $2 } END { if (!s) exit 1; print s / 1024 }'"
         )
         return float(self.host.sh(script))

@@ -36,7 +36,8 @@ http {
 """
 BARE = (
     "systemd-run --quiet --collect --unit bench-bare --property=User=asgi-{name} --property=Group=asgi-{name}"
-    " --property=WorkingDirectory={release}/build/src {settings} {release}/build/venv/bin/python {command}"
+    " --property=WorkingDirectory={release}/build/src --property=CPUSchedulingPolicy=batch {settings}"
+    " {release}/build/venv/bin/python {command}"
 )
 COMMANDS = {
     "gunicorn": "-m gunicorn --config {release}/gunicorn.conf.py --bind 127.0.0.1:9000 main:app",

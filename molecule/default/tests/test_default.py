@@ -278,6 +278,14 @@ def nginx_pids(host: Any) -> list[int]:
     return [master, *children(host, master)]
 
 
+def test_no_process_interrupts_another_to_answer_it(host: Any) -> None:
+    pids = nginx_pids(host)
+    for app in APPS:
+        pids += [main_pid(host, app), *children(host, main_pid(host, app))]
+    for pid in pids:
+        assert "SCHED_BATCH" in host.check_output(f"chrt --pid {pid}"), pid
+
+
 def test_nginx_has_no_right_but_to_bind_low_ports(host: Any, target: str) -> None:
     pids = nginx_pids(host)
     assert len(pids) > 1
