@@ -11,7 +11,7 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.asgi.stack.plugins.module_utils import _model, _plan, _sizing
+from ansible_collections.asgi.stack.plugins.module_utils import _fleet, _model, _plan, _sizing
 from ansible_collections.asgi.stack.plugins.plugin_utils import _control
 
 
@@ -22,6 +22,7 @@ def plan(
     sources: t.Mapping[str, t.Any],
     servers: t.Mapping[str, t.Any],
     root: str = "/srv/asgi",
+    edges: t.Sequence[str] = (),
 ) -> list[dict[str, t.Any]]:
     """See ``ansible-doc -t filter asgi.stack.plan``."""
     declared = _model.with_domains(apps, host)
@@ -29,7 +30,8 @@ def plan(
     problems = _model.validate(declared, spec)
     if problems:
         raise AnsibleFilterError("\n".join(problems))
-    return _plan.plan(declared, spec=spec, sizing=sizing, sources=sources, servers=servers, root=root)
+    planned = _plan.plan(declared, spec=spec, sizing=sizing, sources=sources, servers=servers, root=root)
+    return [{**app, "edge": _fleet.behind(app["edge"], edges)} for app in planned]
 
 
 def plan_table(found: t.Mapping[str, t.Sequence[t.Any]]) -> list[str]:

@@ -334,6 +334,20 @@ def unread(marker: Path, key: str, on_disk: str) -> bool:
         return True
 
 
+def changed_by_hand(root: Path, drop_in: Path = DROP_IN) -> list[str]:
+    """Return the places where what Nginx reads is not what was made live; the name of the live directory tells."""
+    disk = look(root, drop_in)
+    if disk.target is None:
+        return []
+    found = [] if disk.linked else [str(root / CONFIG)]
+    if UNIT in disk.tree and not disk.unit_linked:
+        found.append(str(drop_in))
+    made = disk.target.removeprefix(TREE_PREFIX).partition("-")[0]
+    if not made or not digest(disk.tree).startswith(made):
+        found.append(str(root / LIVE))
+    return found
+
+
 # The transaction ----------------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,11 @@ def plan(
     ]
 
 
+def site(app: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what the edge is told about a resolved application, wherever the edge is."""
+    return {key: app[key] for key in ("name", "state", *_EDGE)}
+
+
 def _absent(name: str, root: str) -> dict[str, t.Any]:
     edge = {"name": name, "state": "absent"}
     return {"name": name, "state": "absent", "root": f"{root}/{name}", "user": f"asgi-{name}", "edge": edge}
@@ -114,7 +119,7 @@ def _present(
         "edge": {"name": name, "state": "absent", "front": True}
         if front
         else {
-            **{key: app[key] for key in ("name", "state", *_EDGE)},
+            **site(app),
             "upstream": f"{live}/app.sock",
             "source_dir": f"{live}/build/src",
             # Each release has a link to the one that it replaced.

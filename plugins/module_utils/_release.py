@@ -38,6 +38,7 @@ RUN = Path("/run/asgi")
 EDGE_GROUP = "www-data"
 #: Where systemd keeps the directories that the unit declares for the application's user.
 OWN_DIRECTORIES = ("/var/lib/asgi", "/var/cache/asgi", "/var/log/asgi")
+MANIFEST = "manifest.json"  # in an application's directory: the sums of the files that were made for it
 JOURNAL_LINES = 20  # from its beginning, and from its end
 PREVIOUS = "previous"  # the link in a release's directory to the one that it replaced
 _KEEP_OTHERS = 2  # so many that failed, or were never live, stay for inspection
@@ -219,6 +220,26 @@ def live(root: Path) -> Release | None:
     except OSError:
         return None
     return next((release for release in releases(root) if release.instance == instance), None)
+
+
+def stage(request: Request, check: bool = False) -> Outcome:
+    """Write the wanted release beside what is live, unless it is there, and start nothing.
+
+    :raises HostError: something on the host is in the way.
+    """
+    with _transaction(request.name, request.settings.lock_timeout, check):
+        current = live(request.root)
+        outcome = Outcome(current.instance if current else None)
+        if current is not None and current.info["digest"] == request.digest():
+            return outcome
+        if _prepared(request, take=False) is None:
+            outcome.did.append(f"release {request.id} staged")
+        if check or not outcome.changed:
+            return outcome
+        _sweep(request.root, request.name, outcome)
+        _system.ensure_user(request.user, f"/var/lib/asgi/{request.name}")
+        _stage(request)
+        return outcome
 
 
 def deploy(request: Request, *, prepare: bool = False, check: bool = False) -> Outcome:
@@ -523,12 +544,12 @@ def _remember(current: Release | None, new: Release) -> None:
     _system.point(new.path / PREVIOUS, target)
 
 
-def _prepared(request: Request) -> Release | None:
-    """Return the wanted release if the run before staged it and got no further."""
+def _prepared(request: Request, take: bool = True) -> Release | None:
+    """Return the wanted release if it is staged and got no further; with *take* it is switched as is wanted now."""
     newest = releases(request.root)[-1:]
     for release in newest:
         if release.info["digest"] == request.digest() and release.state["state"] == "staged":
-            taken = _take_settings(release, request.settings)
+            taken = _take_settings(release, request.settings) if take else None
             if taken is not None:
                 _write_info(taken)
             return taken or release
@@ -621,12 +642,47 @@ def _install_units(request: Request, release: Release, check: bool) -> bool:
     if check:
         return any(_system.read(path) != text for path, text in wanted.items())
     written = _write_units(wanted)
+    _record_files(request, release, wanted)
     if tmpfiles in written or not (RUN / request.name).is_dir():
         _must(_system.run(["systemd-tmpfiles", "--create", tmpfiles.name]), "systemd-tmpfiles")
     # Also where a run was cut off between writing and loading.
     if written or _show(release.service).get("NeedDaemonReload") == "yes":
         _must(_system.systemctl("daemon-reload"), "systemctl daemon-reload")
     return bool(written)
+
+
+def _record_files(request: Request, release: Release, units: t.Mapping[Path, str]) -> None:
+    """Write down what is in the files that were made, so that :func:`changed_files` can tell what somebody changed."""
+    made = {**units, **{release.path / name: text for name, text in _configuration(request).items()}}
+    text = _as_json({str(path): _sum(text.encode(errors="surrogateescape")) for path, text in made.items()})
+    path = request.root / MANIFEST
+    if _system.read(path) != text:
+        _system.write(path, text, 0o600)
+
+
+def changed_files(root: Path) -> list[str]:
+    """Return the units, and the files of the live release, that are no longer as they were made."""
+    text = _system.read(root / MANIFEST)
+    current = live(root)
+    try:
+        sums = json.loads(text or "{}")
+    except ValueError:
+        sums = None
+    if not isinstance(sums, dict):
+        return [str(root / MANIFEST)]
+    found = []
+    for name, expected in sums.items():
+        path = Path(name)
+        if root / "releases" in path.parents and (current is None or current.path not in path.parents):
+            continue  # of a release that was live before, or is no more
+        now = _system.read(path)
+        if now is None or _sum(now.encode(errors="surrogateescape")) != expected:
+            found.append(name)
+    return sorted(found)
+
+
+def _sum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_units(wanted: t.Mapping[Path, str]) -> list[Path]:

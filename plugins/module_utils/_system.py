@@ -125,11 +125,14 @@ def sync(directory: Path) -> None:
 
 
 def read(path: Path) -> str | None:
-    """Return the text of *path*, or None where there is no such file."""
+    """Return the text of *path*, or None where there is no such file.
+
+    A process may end between the opening of its file in proc(5) and the reading; then there is none any more.
+    """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return None
 
 

@@ -27,13 +27,14 @@ options:
   state:
     description:
       - With C(present), the wanted release is live.
+      - With C(staged), it is complete on the disk, and nothing is started.
       - With C(prepared), it is started and healthy, and has no traffic yet.
       - With C(migrated), the hooks of the prepared release have run, once for all releases of the same O(id).
       - With C(restarted), a fresh instance of the live release is live.
       - With C(rolled_back), a release that was live before is live again, with its code and its configuration.
       - With C(absent), the application's units, directories, data and user are gone.
     type: str
-    choices: [present, prepared, migrated, restarted, rolled_back, absent]
+    choices: [present, staged, prepared, migrated, restarted, rolled_back, absent]
     default: present
   release:
     description:
@@ -234,7 +235,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {
                 "type": "str",
-                "choices": ["present", "prepared", "migrated", "restarted", "rolled_back", "absent"],
+                "choices": ["present", "staged", "prepared", "migrated", "restarted", "rolled_back", "absent"],
                 "default": "present",
             },
             "release": {"type": "str"},
@@ -273,7 +274,7 @@ def main() -> None:
             "side_by_side": {"type": "bool", "default": True},
             "lock_timeout": {"type": "int", "default": 120},
         },
-        required_if=[("state", state, WANTED) for state in ("present", "prepared", "migrated")],
+        required_if=[("state", state, WANTED) for state in ("present", "staged", "prepared", "migrated")],
         supports_check_mode=True,
     )
     given = module.params
@@ -289,6 +290,8 @@ def main() -> None:
             outcome = _release.restart(name, root, wait, check)
         elif given["state"] == "migrated":
             outcome = _release.migrate(_request(given), check)
+        elif given["state"] == "staged":
+            outcome = _release.stage(_request(given), check)
         else:
             before = _release.describe(root)
             outcome = _release.deploy(_request(given), prepare=given["state"] == "prepared", check=check)

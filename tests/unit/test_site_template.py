@@ -140,6 +140,23 @@ def test_locations() -> None:
     assert (["proxy_buffering", "off"], None) in found["/events"]
 
 
+def test_a_kept_connection_gets_one_more_try_and_what_must_not_be_done_twice_gets_none() -> None:
+    """Nginx asks a server that is alone in its upstream again only if the first connection was a kept one."""
+    found = parse(words(render(APP)))
+    (upstream,) = [inner or [] for name, inner in found if name[0] == "upstream"]
+    assert [name for name, __ in upstream if name[0] == "server"] == [
+        ["server", "unix:/srv/asgi/shop/live/app.sock", "max_fails=0"]
+    ]
+    assert (["keepalive_time", "3s"], None) in upstream
+    assert (["keepalive_timeout", "2s"], None) in upstream
+    again = [name for name, __ in found[-1][1] or [] if name[0].startswith("proxy_next_upstream")]
+    assert again == [  # without `non_idempotent`
+        ["proxy_next_upstream", "error", "timeout"],
+        ["proxy_next_upstream_tries", "2"],
+        ["proxy_next_upstream_timeout", "10s"],
+    ]
+
+
 def test_a_path_twice_is_one_location_and_root_can_be_declared() -> None:
     both = [
         {"path": "/static/", "kind": "static", "root": "a"},
@@ -418,3 +435,65 @@ def test_no_value_gets_out_of_its_directive(
     hostile = render(app(domain, path, root, source, name, value), site_static_hashed=pattern)
     harmless = render(app("a", "", "", "", "a", ""))
     assert sorted(map(str, shape(parse(words(hostile))))) == sorted(map(str, shape(parse(words(harmless)))))
+
+
+SERVERS = [
+    {"host": "app1", "address": "192.0.2.21", "port": 443, "weight": 1, "down": False},
+    {"host": "app2", "address": "[2001:db8::2]", "port": 8443, "weight": 3, "down": True},
+]
+BALANCE = {
+    "site_balance_hash": "",
+    "site_balance_verify": False,
+    "site_balance_ca": "/etc/nginx/asgi/app-hosts.pem",
+    "site_balance_max_fails": 3,
+    "site_balance_fail_timeout": 10,
+}
+
+
+def at_an_edge(**variables: t.Any) -> list[Block]:
+    app = {key: value for key, value in APP.items() if key not in ("upstream", "source_dir")}
+    locations = [location for location in APP["locations"] if location["kind"] not in ("static", "internal")]
+    site = {**app, "servers": SERVERS, "locations": locations}
+    return parse(words(render(site, **{**BALANCE, **variables})))
+
+
+def test_an_edge_balances_over_hosts_and_sends_nothing_twice_that_must_not_be() -> None:
+    found = at_an_edge()
+    upstreams = {name[1]: inner or [] for name, inner in found if name[0] == "upstream"}
+    assert list(upstreams) == ["asgi_shop", "asgi_shop_once"]
+    for inner in upstreams.values():
+        servers = [name for name, __ in inner if name[0] == "server"]
+        assert [server[1] for server in servers] == ["192.0.2.21:443", "[2001:db8::2]:8443"]
+        assert ["down" in server for server in servers] == [False, True]
+        assert (["least_conn"], None) in inner
+    kept = {name: any(line[0][0] == "keepalive" for line in inner) for name, inner in upstreams.items()}
+    assert kept == {"asgi_shop": True, "asgi_shop_once": False}
+    (chosen,) = [inner or [] for name, inner in found if name[:2] == ["map", "$request_method"]]
+    assert (["POST", "asgi_shop_once"], None) in chosen
+    server = found[-1][1] or []
+    assert (["proxy_next_upstream", "error", "timeout", "http_502"], None) in server
+    assert not [name for name, __ in server if name[0] == "proxy_ssl_verify"]
+    passed = {line[0][1] for __, inner in server for line in inner or [] if line[0][0] == "proxy_pass"}
+    assert passed == {"https://$asgi_pool_shop"}
+
+
+def test_an_edge_hashes_and_verifies_on_request() -> None:
+    found = at_an_edge(site_balance_hash="$remote_addr", site_balance_verify=True)
+    upstream = next(inner or [] for name, inner in found if name[0] == "upstream")
+    assert (["hash", "$remote_addr", "consistent"], None) in upstream
+    assert (["proxy_ssl_verify", "on"], None) in (found[-1][1] or [])
+
+
+def test_behind_edges_nobody_else_is_let_in() -> None:
+    edges = ["192.0.2.9", "198.51.100.0/24"]
+    said = {"title": "edges", "ranges": edges, "header": "X-Real-IP", "scheme": "X-Forwarded-Proto", "headers": []}
+    found = parse(words(render({**APP, "edges": edges}, __site_cdn=said)))
+    (allowed,) = [inner or [] for name, inner in found if name[0] == "geo"]
+    assert allowed == [(["default", "0"], None), *(([edge, "1"], None) for edge in edges)]
+    servers = [inner or [] for name, inner in found if name[0] == "server"]
+    for server in servers:
+        (refused,) = [inner for name, inner in server if name[0] == "if"]
+        assert refused == [(["return", "444"], None)]
+    assert (["real_ip_header", "X-Real-IP"], None) in servers[-1]
+    # An edge asks another host then, which it would not do for a page of this one.
+    assert not [name for name, __ in servers[-1] if name[0] == "error_page"]

@@ -258,6 +258,19 @@ def test_edited_in_place(host: Host) -> None:
     assert not host.apply({"sites/a.conf": "A\n"}).changed
 
 
+def test_what_somebody_changed_is_known(host: Host) -> None:
+    assert nginx.changed_by_hand(host.root) == []  # nothing is ours yet
+    host.apply({"sites/a.conf": "A\n"})
+    assert nginx.changed_by_hand(host.root) == []
+    (host.root / "asgi/live/sites/b.conf").write_text("B\n")
+    assert nginx.changed_by_hand(host.root) == [f"{host.root}/asgi/live"]
+    (host.root / "nginx.conf").unlink()
+    assert nginx.changed_by_hand(host.root) == [f"{host.root}/nginx.conf", f"{host.root}/asgi/live"]
+    (host.root / "asgi/live/sites/b.conf").unlink()
+    host.apply({"sites/a.conf": "A\n"})
+    assert nginx.changed_by_hand(host.root) == []
+
+
 def test_a_stopped_or_disabled_nginx_is_a_change(host: Host) -> None:
     host.apply({"sites/a.conf": "A\n"})
     host.service.has, host.service.enabled = None, False

@@ -569,6 +569,37 @@ def test_check_mode_changes_nothing(host: Host) -> None:
     assert (host.tree(), host.active) == (before, active)
 
 
+def test_staged_is_on_the_disk_and_nothing_else(host: Host) -> None:
+    host.deploy()
+    host.build("b2")
+    host.asked.clear()
+    wanted = host.request(id="bbbb", build="b2")
+    assert _release.stage(wanted, check=True).did == ["release bbbb staged"]
+    outcome = _release.stage(wanted)
+    assert (outcome.did, outcome.instance, outcome.previous) == (["release bbbb staged"], "0001-aaaa", None)
+    assert host.live() == "0001-aaaa"
+    assert host.states() == {"0001-aaaa": "live", "0002-bbbb": "staged"}
+    assert not {"start", "stop", "enable", "daemon-reload"} & {asked[0] for asked in host.asked}
+    assert not _release.stage(wanted).changed
+    assert _release.deploy(wanted).instance == "0002-bbbb"
+    assert not _release.stage(wanted).changed
+
+
+def test_what_somebody_changed_is_known(host: Host) -> None:
+    host.deploy()
+    assert _release.changed_files(host.root) == []
+    unit = _release.UNITS / "asgi-shop@.service"
+    unit.write_text(unit.read_text() + "# by hand\n")
+    environment = host.root / "releases/0001-aaaa/environment"
+    environment.unlink()
+    assert _release.changed_files(host.root) == sorted(map(str, (unit, environment)))
+    host.deploy(id="bbbb", build="b2")
+    assert _release.changed_files(host.root) == []
+    for spoilt in ("{", "[1]", "null"):
+        (host.root / "manifest.json").write_text(spoilt)
+        assert _release.changed_files(host.root) == [str(host.root / "manifest.json")]
+
+
 def _second(host: Host, **more: t.Any) -> _release.Outcome:
     return host.deploy(id="bbbb", build="b2", service="[Service]\n# new\n", override="[Service]\n# new\n", **more)
 

@@ -16,7 +16,7 @@ import threading
 import time
 import types
 import typing as t
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 
@@ -381,3 +381,18 @@ def test_somebody_elses_user_is_not_taken(monkeypatch: pytest.MonkeyPatch, home:
 )
 def test_errors_in_words(error: OSError, words: str) -> None:
     assert _system.explain(error) == words
+
+
+def test_a_process_that_ends_while_it_is_read_is_as_one_that_is_not_there() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    path = Path(f"/proc/{child.pid}/cgroup")
+
+    class Late(PosixPath):
+        def open(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+            file = super().open(*args, **kwargs)
+            child.kill()
+            child.wait()
+            return file
+
+    assert _system.read(path)
+    assert _system.read(Late(path)) is None
