@@ -140,11 +140,16 @@ async def download(exchange: Exchange) -> None:
     size = int(exchange.number("bytes", 1_000_000))
     await exchange.start(kind="application/octet-stream", content_length=str(size))
     sent = 0
-    while sent < size:
-        piece = bytes(min(CHUNK, size - sent))
-        await exchange.body(piece, more=True)
-        sent += len(piece)
-        (PLACE / "download").write_text(str(sent), encoding="utf-8")
+    with open(PLACE / "download", "w", encoding="utf-8") as progress:
+        while sent < size:
+            piece = bytes(min(CHUNK, size - sent))
+            await exchange.body(piece, more=True)
+            sent += len(piece)
+            progress.seek(0)
+            progress.write(str(sent))
+            progress.flush()
+            # To send is not to wait while the client keeps up: the event loop would be blocked, and its worker replaced.
+            await asyncio.sleep(0)
     await exchange.body()
 
 
