@@ -148,7 +148,7 @@ async def download(exchange: Exchange) -> None:
             progress.seek(0)
             progress.write(str(sent))
             progress.flush()
-            # To send is not to wait while the client keeps up: the event loop would be blocked, and its worker replaced.
+            # While the client keeps up, to send is not to wait: the event loop would be blocked, its worker replaced.
             await asyncio.sleep(0)
     await exchange.body()
 
