@@ -40,15 +40,18 @@ LOAD = {
 T = TypeVar("T")
 
 
-def wait_for(what: str, ask: Callable[[], T], seconds: float) -> T:
-    """Return the first true answer of *ask*; fail when there was none in *seconds*."""
+def wait_for(what: str, ask: Callable[[], T], seconds: float, longest: float = 1) -> T:
+    """Return the first true answer of *ask*; fail when there was none in *seconds*.
+
+    :param longest: seconds between two questions, once it has been asked for a while.
+    """
     until = time.monotonic() + seconds
-    pause = 0.1
+    pause = min(0.1, longest)
     while not (answer := ask()):
         left = until - time.monotonic()
         assert left > 0, f"not within {seconds:g} s: {what}"
         time.sleep(min(pause, left))
-        pause = min(1.3 * pause, 1)  # most questions cost a process on the host
+        pause = min(1.3 * pause, longest)  # most questions cost a process on the host
     return answer
 
 

@@ -10,31 +10,22 @@ import json
 import os
 import re
 import signal
-import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import client
+from driver import wait_for
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 DRIVER = "/opt/interrupt"
 KILLED = -signal.SIGKILL
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60, every: float = 0.2) -> Any:
-    """Return the first true value of *condition*; fail after *seconds*."""
-    until = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < until, f"{what}: not within {seconds:g} s"
-        time.sleep(every)
 
 
 @dataclass
@@ -84,6 +75,7 @@ class Host:
         wait_for(
             "the host boots",
             lambda: self.run("systemctl is-system-running").stdout.strip() in ("running", "degraded"),
+            60,
         )
 
     # --- plays ---
@@ -188,7 +180,8 @@ class Host:
 
     def ask(self, app: str = "shop", path: str = "/api/info") -> Answer:
         """Ask an application through Nginx, on a new connection."""
-        return ask(self.address, f"{app}.test", path)
+        answer = client.request(self.address, f"{app}.test", path)
+        return Answer(answer.status, answer.headers["X-Release"], answer.body)
 
     def answers(self, app: str = "shop") -> str | None:
         """Return the release that answers; None while none does."""
@@ -237,24 +230,6 @@ class Answer:
     @property
     def version(self) -> str:
         return str(json.loads(self.body)["version"])
-
-
-def ask(address: str, name: str, path: str, port: int = 443, seconds: float = 10) -> Answer:
-    # Another kind of context would read all authorities first, for 20 ms.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(address, port, timeout=seconds, context=context)
-    # TLS for the name, TCP to the address.
-    plain = connection._create_connection((address, port), seconds)  # type: ignore[attr-defined]
-    try:
-        connection.sock = context.wrap_socket(plain, server_hostname=name)
-        connection.request("GET", path, headers={"Host": name, "Connection": "close"})
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.headers["X-Release"], answer.read())
-    finally:
-        plain.close()
-        connection.close()
 
 
 def plain_answer(address: str, port: int) -> str | None:
