@@ -520,7 +520,7 @@ def kill_a_module(there: Host, play: Play) -> None:
     found = wait_for(
         "a module runs", lambda: modules_on(there) or play.process.poll() is not None, seconds=60, longest=0.2
     )
-    if found is not True:
+    if not isinstance(found, bool):
         there.run(f"kill -KILL {' '.join(found)}")
     play.wait()
 
