@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A client of the test hosts that says what it connects to, what name it asks for, and what it claims.
 
-Used by the tests of molecule/default and molecule/servers.
+Used by the tests of the scenarios.
 """
 
 from __future__ import annotations

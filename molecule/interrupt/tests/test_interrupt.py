@@ -189,7 +189,7 @@ def test_release_killed_anywhere_and_wanted_again(there: Host) -> None:
         there.finishes("release", wanted, wanted=wanted["id"])
 
     must = r"_switch/point|_switch\S*/mark\S* rename|_retire/run|/_write_release rename|_prune.*json$"
-    chosen = points(effects, 8, must)
+    chosen = points(effects, 10, must)
     with there.asked_all_the_time():
         at_each(chosen, attempt, start=16)
         # In between: while the release starts.
@@ -209,7 +209,7 @@ def test_release_killed_before_the_switch_and_not_wanted_any_more(there: Host) -
         there.finishes("release", release(1024), wanted=release(1024)["id"])
 
     with there.asked_all_the_time():
-        at_each(points(effects[: switch + 1], 3, must="rename live|write rename release.json"), attempt, start=1025)
+        at_each(points(effects[: switch + 1], 5, must="rename live|write rename release.json"), attempt, start=1025)
 
 
 def test_release_that_was_left_staged_does_not_hide_what_was_live(there: Host) -> None:
@@ -258,7 +258,7 @@ def test_restart_and_rollback_killed_anywhere(there: Host, state: str) -> None:
         there.finishes("release", stays, wanted=stays["id"])
 
     with there.asked_all_the_time():
-        at_each(points(effects, 3, must=r"_switch/(point|mark\S*) rename"), attempt, start=0)
+        at_each(points(effects, 4, must=r"_switch/(point|mark\S*) rename"), attempt, start=0)
 
 
 def test_migration_killed_anywhere(there: Host) -> None:
@@ -290,7 +290,7 @@ def test_migration_killed_anywhere(there: Host) -> None:
         assert there.run(f"ls /var/lib/asgi/shop/ended-*{present['id']}").returncode == 0, "it has not migrated"
 
     with there.asked_all_the_time():
-        at_each(points(effects, 3, must=r"mark\S* rename|Popen systemctl .*start$"), attempt, start=4001)
+        at_each(points(effects, 4, must=r"mark\S* rename|Popen systemctl .*start$"), attempt, start=4001)
         running = next(effect for effect in effects if re.search("_run_migrate.*Popen systemctl .*start", effect))
         attempt(4100, {"kill": running, "delay": 0.5})
         attempt(4200, {"kill": running, "delay": 0.5}, wanted_again=False)
@@ -508,7 +508,7 @@ def test_certificate_killed_anywhere(there: Host) -> None:
         assert there.survey()["left"] == [], "left over"
         assert len(there.output("cd /etc/nginx/asgi/tls && ls -d shop*").split()) == 2
 
-    at_each(points(effects, 6), attempt, start=1)
+    at_each(points(effects, 10), attempt, start=1)
     assert "result" in there.module("certificate", GIVEN["certificate"])
 
 
@@ -625,7 +625,7 @@ def test_disk_full_at_any_write_of_a_release(there: Host) -> None:
         there.finishes("release", wanted, wanted=wanted["id"])
 
     with there.asked_all_the_time():
-        at_each(points(writing, 3, must="point|release.json"), attempt, start=8001)
+        at_each(points(writing, 4, must="point|release.json"), attempt, start=8001)
 
 
 def test_index_unreachable(there: Host) -> None:
