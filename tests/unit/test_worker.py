@@ -297,6 +297,34 @@ def test_a_websocket_whose_client_is_gone_does_not_keep_it() -> None:
     asyncio.run(main())
 
 
+def test_the_other_side_of_a_websocket_that_is_dropped_reads_why_it_ends() -> None:
+    """Also where it is just writing; and a connection that stays open is not held longer than the server holds it."""
+
+    async def main() -> None:
+        guard = worker.Guard(Application(), notify="", farewell=signal.SIGUSR2)
+        (ours, theirs), (idle, other) = socket.socketpair(), socket.socketpair()
+        with theirs, other:
+            theirs.setblocking(False)
+            other.setblocking(False)
+
+            async def send(message: Any) -> None:
+                ours.sendall(str(message["code"]).encode())
+                ours.close()
+                theirs.sendall(b"written just then")
+
+            guard.websockets[asyncio.current_task()] = send
+            leaving = asyncio.create_task(guard.leave())
+            await asyncio.sleep(0.3)
+            idle.close()
+            assert other.recv(99) == b""
+            theirs.sendall(b"written later")
+            assert theirs.recv(99) == b"1012"
+            await leaving
+            assert theirs.recv(99) == b"", "it ends, and without an error"
+
+    asyncio.run(main())
+
+
 def test_what_is_still_served_can_be_cut() -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(60)

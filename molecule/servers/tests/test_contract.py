@@ -470,8 +470,10 @@ def test_stop_closes_websockets_that_are_in_use(app: App) -> None:
             open_now.release()
             try:
                 while True:
-                    connection.send("anybody there?")
-                    connection.recv(timeout=client.SECONDS)
+                    for __ in range(8):
+                        connection.send("anybody there?")
+                    for __ in range(8):
+                        connection.recv(timeout=client.SECONDS)
             except ConnectionClosed as closed:
                 codes.append(closed.rcvd.code if closed.rcvd else None)
 

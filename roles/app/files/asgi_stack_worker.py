@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -130,8 +130,10 @@ class Guard:
     async def leave(self) -> None:
         """Close every open WebSocket with 1012, 'service restart', as its client then connects again."""
         self.leaving = True
-        closing = [asyncio.ensure_future(_close(send)) for send in self.websockets.values()]
-        if closing:
+        if not self.websockets:
+            return
+        async with _lingering() if self.farewell else contextlib.nullcontext():
+            closing = [asyncio.ensure_future(_close(send)) for send in self.websockets.values()]
             await asyncio.wait(closing, timeout=2)
 
     async def finish(self, seconds: float) -> None:
@@ -261,6 +263,42 @@ def stop_accepting() -> None:
                 deaf.bind("")  # to a name that the kernel makes up
                 deaf.listen()
                 os.dup2(deaf.fileno(), number)
+
+
+@contextlib.asynccontextmanager
+async def _lingering() -> AsyncIterator[None]:
+    """Keep the connections that the server closes meanwhile for half a second more.
+
+    For a server that drops a connection as soon as it has said that a WebSocket ends: a proxy that is just writing to
+    such a one drops it too, with what it has not read yet.
+    """
+    with contextlib.ExitStack() as kept:
+        copies: list[tuple[int, socket.socket]] = []
+        for number in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # closed by now, no socket, or not connected
+                copy = kept.enter_context(socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM))
+                copy.getpeername()
+                copies.append((number, copy))
+        yield
+        await asyncio.sleep(0.1)  # threads of the server close them
+        closed = []
+        for number, copy in copies:
+            if _is_open(number, copy):
+                copy.close()
+            else:
+                closed.append(copy)
+        await asyncio.sleep(0.4)
+        for copy in closed:
+            with contextlib.suppress(OSError):
+                copy.recv(1 << 20, socket.MSG_DONTWAIT)  # or the other side is told that it was not read
+
+
+def _is_open(number: int, copy: socket.socket) -> bool:
+    """Whether a file descriptor still is the socket of which *copy* is one."""
+    try:
+        return os.path.sameopenfile(number, copy.fileno())
+    except OSError:
+        return False
 
 
 def _adding(headers: list[tuple[bytes, bytes]], send: Send) -> Send:
