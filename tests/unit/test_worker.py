@@ -298,18 +298,23 @@ def test_a_websocket_whose_client_is_gone_does_not_keep_it() -> None:
 
 
 def test_the_other_side_of_a_websocket_that_is_dropped_reads_why_it_ends() -> None:
-    """Also where it is just writing; and a connection that stays open is not held longer than the server holds it."""
+    """Also where it is just writing; what stays open, or listens, is not held longer than the server holds it."""
 
     async def main() -> None:
         guard = worker.Guard(Application(), notify="", farewell=signal.SIGUSR2)
         (ours, theirs), (idle, other) = socket.socketpair(), socket.socketpair()
-        with theirs, other:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind("")  # to a name that the kernel makes up
+        listening.listen()
+        name = listening.getsockname()
+        with theirs, other, socket.socket(socket.AF_UNIX) as late:
             theirs.setblocking(False)
             other.setblocking(False)
 
             async def send(message: Any) -> None:
                 ours.sendall(str(message["code"]).encode())
                 ours.close()
+                listening.close()
                 theirs.sendall(b"written just then")
 
             guard.websockets[asyncio.current_task()] = send
@@ -317,6 +322,8 @@ def test_the_other_side_of_a_websocket_that_is_dropped_reads_why_it_ends() -> No
             await asyncio.sleep(0.3)
             idle.close()
             assert other.recv(99) == b""
+            with pytest.raises(ConnectionRefusedError):
+                late.connect(name)
             theirs.sendall(b"written later")
             assert theirs.recv(99) == b"1012"
             await leaving

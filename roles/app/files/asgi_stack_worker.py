@@ -62,7 +62,8 @@ class Guard:
     :param beat: is called each second while the application starts, for a server that wants a sign of life then too.
     :param notify: systemd's notification socket; it is told when the application has started.
     :param farewell: a signal on which open WebSockets are closed, and all else that is open after *grace* seconds, for
-        a server that would drop the ones and wait for the others. Such a server also drops what it has just accepted.
+        a server that would drop the ones and wait for the others. Such a server also drops what it has just accepted,
+        and a WebSocket's connection as soon as it has said that it ends.
     :param max_requests: requests after which the process ends, and the server replaces it; up to *jitter* more at
         random, or a fifth if that is 0. 0 is never. For *pool* seconds before that each answer closes its connection:
         of those that the proxy keeps, none is left on which it could be sending when the process goes.
@@ -253,16 +254,25 @@ def stop_accepting() -> None:
 
     For a server that cannot be asked: a socket to which nobody connects takes the place of each one that listens.
     """
+    for number in _sockets(listening=True):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as deaf:
+            deaf.setblocking(False)
+            deaf.bind("")  # to a name that the kernel makes up
+            deaf.listen()
+            os.dup2(deaf.fileno(), number)
+
+
+def _sockets(*, listening: bool) -> list[int]:
+    """Return the file descriptors of this process that are sockets: those that listen, or those that do not."""
+    found = []
     for number in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError):  # closed by now, or no socket
-            with socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM) as found:
-                if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    continue
-            with socket.socket(socket.AF_UNIX) as deaf:
-                deaf.setblocking(False)
-                deaf.bind("")  # to a name that the kernel makes up
-                deaf.listen()
-                os.dup2(deaf.fileno(), number)
+        with (
+            contextlib.suppress(OSError),  # closed by now, or no socket
+            socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM) as copy,
+        ):
+            if bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) is listening:
+                found.append(number)
+    return found
 
 
 @contextlib.asynccontextmanager
@@ -274,11 +284,10 @@ async def _lingering() -> AsyncIterator[None]:
     """
     with contextlib.ExitStack() as kept:
         copies: list[tuple[int, socket.socket]] = []
-        for number in map(int, os.listdir("/proc/self/fd")):
-            with contextlib.suppress(OSError):  # closed by now, no socket, or not connected
-                copy = kept.enter_context(socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM))
-                copy.getpeername()
-                copies.append((number, copy))
+        for number in _sockets(listening=False):
+            with contextlib.suppress(OSError):  # closed by now
+                copy = socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM)
+                copies.append((number, kept.enter_context(copy)))
         yield
         await asyncio.sleep(0.1)  # threads of the server close them
         closed = []
